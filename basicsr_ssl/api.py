@@ -1,0 +1,143 @@
+"""The Python interface: prune and count."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import nn
+
+from basicsr_ssl.checkpoints.store import build_network, load_strictly
+from basicsr_ssl.pruning import cost
+from basicsr_ssl.pruning.scores import score_units
+from basicsr_ssl.pruning.selection import BUDGETS, select_units
+from basicsr_ssl.pruning.spec import Spec
+from basicsr_ssl.pruning.surgery import StateDict, cut, fold_gates
+
+
+def prune_network(net: nn.Module, ratio: float, budget: str = 'units', score: str = 'gate', scope: str = 'global',
+                  round_to: int = 1, min_keep: int = 1, relative: bool = True, lr_size: tuple[int, int] = (180, 320),
+                  seed: int = 0) -> nn.Module:
+    """Remove the least important units of a network.
+
+    Args:
+        net: a network of this package, in any form; it is not changed.
+        ratio: share to remove, in [0, 1).
+        budget: what the ratio is a share of: ``'units'``, ``'params'`` or ``'macs'``; of what pruning can touch at all,
+            that is without the flow network.
+        score: ``'gate'``, ``'l1'``, ``'l2'`` or ``'random'``, see ``score_units``.
+        scope: ``'global'`` ranks all units together, ``'local'`` takes the same share from every group.
+        round_to: widths become multiples of this.
+        min_keep: no group falls below this many units.
+        relative: rank by ``'l1'`` and ``'l2'`` relative to the group's mean, see ``score_units``.
+        lr_size: LR frame (h, w) at which ``'macs'`` are counted.
+        seed: for the score ``'random'``.
+
+    Returns:
+        A new compact network.
+
+    Raises:
+        ValueError: an argument out of range, or a budget that cannot be met.
+    """
+    kept = choose_units(net, ratio, budget, score, scope, round_to, min_keep, relative, lr_size, seed)
+    return cut_network(net, kept)
+
+
+def choose_units(net: nn.Module, ratio: float, budget: str = 'units', score: str = 'gate', scope: str = 'global',
+                 round_to: int = 1, min_keep: int = 1, relative: bool = True,
+                 lr_size: tuple[int, int] = (180, 320), seed: int = 0) -> dict[str, list[int]]:
+    """The units that ``prune_network`` would keep, by group name."""
+    if budget not in BUDGETS:
+        raise ValueError(f'unknown budget {budget!r}; choose one of {", ".join(BUDGETS)}')
+    prunable = _ours(net)
+    if not prunable.groups:
+        raise ValueError(f'{type(net).__name__} has nothing to prune')
+    spec = prunable.spec
+
+    def price(widths: dict[str, int]) -> float:
+        convs = prunable.conv_table(spec.args, {**spec.widths, **widths})
+        if budget == 'params':
+            return cost.params(convs, flow=False)
+        return cost.macs(convs, lr_size, flow=False)
+
+    scores = score_units(net.state_dict(), prunable.groups, score, seed, relative)
+    return select_units(scores, ratio, scope=scope, cost=None if budget == 'units' else price, round_to=round_to,
+                        min_keep=min_keep)
+
+
+def cut_network(net: nn.Module, kept: dict[str, list[int]]) -> nn.Module:
+    """A new compact network with only the given units, by group name; groups that are not named stay whole."""
+    prunable = _ours(net)
+    state, spec = cut(net.state_dict(), prunable.spec, prunable.groups, kept)
+    return _rebuild(net, spec, state)
+
+
+def with_gates(net: nn.Module) -> nn.Module:
+    """A new gated network computing the same as this dense one; a gated one is copied.
+
+    Raises:
+        ValueError: the network is compact.
+    """
+    spec: Spec = _ours(net).spec
+    if spec.form == 'compact':
+        raise ValueError('sparsity learning starts from a dense or gated network, this one is already compact')
+    gates = {gate: torch.ones(group.size) for group in _ours(net).groups for gate in group.gates}
+    return _rebuild(net, dataclasses.replace(spec, gated=True), {**gates, **net.state_dict()})
+
+
+def without_gates(net: nn.Module) -> nn.Module:
+    """A new network with the gates folded into the weights, computing the same; one without gates is copied."""
+    prunable = _ours(net)
+    state = fold_gates(net.state_dict(), prunable.groups)
+    return _rebuild(net, dataclasses.replace(prunable.spec, gated=False), state)
+
+
+def count_params(net: nn.Module, flow: bool = True) -> int:
+    """Weights and biases of a network; gates are not counted, since they fold away.
+
+    Args:
+        net: a network of this package.
+        flow: False leaves out the flow network.
+    """
+    return cost.params(_ours(net).convs, flow)
+
+
+def count_macs(net: nn.Module, lr_size: tuple[int, int] = (180, 320), flow: bool = True) -> int:
+    """Multiply-accumulates of a network's convolutions for one frame of a long clip.
+
+    Args:
+        net: a network of this package.
+        lr_size: LR frame, (h, w).
+        flow: False leaves out the flow network. With it, each frame counts one pair of frames, in both directions if
+            the network is bidirectional.
+    """
+    return cost.macs(_ours(net).convs, lr_size, flow)
+
+
+def _rebuild(net: nn.Module, spec: Spec, state: StateDict) -> nn.Module:
+    """A network of this spec with these weights, on the device and of the type and mode of ``net``."""
+    new = build_network(spec).to(next(net.parameters()))
+    load_strictly(new, state, 'the weights')
+    return new.train(net.training)
+
+
+def network_cost(net: nn.Module, lr_size: tuple[int, int]) -> dict[str, int]:
+    """Parameters and multiply-accumulates, with the flow network counted and not counted.
+
+    Args:
+        net: a network of this package.
+        lr_size: LR frame, (h, w).
+
+    Returns:
+        ``params`` and ``macs`` (per frame) without the flow network, ``params_with_flow`` and ``macs_with_flow``.
+    """
+    return {'params': count_params(net, flow=False), 'params_with_flow': count_params(net),
+            'macs': count_macs(net, lr_size, flow=False), 'macs_with_flow': count_macs(net, lr_size)}
+
+
+def _ours(net: nn.Module) -> Any:
+    """The same network; in this package every one declares ``spec``, ``groups`` and ``convs``."""
+    if not isinstance(getattr(net, 'spec', None), Spec):
+        raise TypeError(f'{type(net).__name__} declares no groups and no convolutions; use a network of basicsr_ssl')
+    return net

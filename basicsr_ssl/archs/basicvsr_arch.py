@@ -1,0 +1,341 @@
+"""BasicVSR with prunable widths: dense, gated and compact forms of one network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from basicsr.utils.registry import ARCH_REGISTRY
+from torch import Tensor, nn
+
+from basicsr_ssl.nn.blocks import ResidualBlock
+from basicsr_ssl.nn.gated import conv
+from basicsr_ssl.nn.spynet import AnySizeSpyNet
+from basicsr_ssl.nn.warp import flow_warp
+from basicsr_ssl.pruning.cost import Conv
+from basicsr_ssl.pruning.groups import Group, Slice
+from basicsr_ssl.pruning.spec import Spec
+
+# Flows between this many frame pairs are estimated at once in inference: more does not run faster, but keeps every
+# level of every pair's pyramid in memory.
+FLOW_CHUNK = 4
+
+
+def trunk_names(args: Mapping[str, Any]) -> list[str]:
+    return ['backward_trunk', 'forward_trunk'] if args['bidirectional'] else ['forward_trunk']
+
+
+def full_widths(args: Mapping[str, Any]) -> dict[str, int]:
+    """Group name to number of units of the dense network."""
+    feat, tail = args['num_feat'], args['tail_feat']
+    widths = {f'{trunk}.main.2.{j}.{part}': feat
+              for trunk in trunk_names(args) for j in range(args['num_block']) for part in ('in', 'mid', 'out')}
+    if args['bidirectional']:
+        widths['fusion'] = feat
+    if args['scale'] == 4:
+        return {**widths, 'upconv1': feat, 'upconv2': tail, 'conv_hr': tail}
+    return {**widths, 'upconv1': tail, 'conv_hr': tail}
+
+
+def group_table(spec: Spec) -> list[Group]:
+    """All groups of the network that ``spec`` describes, in the order of the forward pass."""
+    args = spec.args
+    groups = []
+
+    def filters(name: str, follower: str, repeat: int = 1) -> Group:
+        """Filters of one convolution, read by the next one; ``repeat`` of them make one channel for it."""
+        gate = f'{name}.gate'
+        return Group(name, widths[name], (Slice(f'{name}.weight', 0, repeat, gate=gate),
+                                          Slice(f'{name}.bias', 0, repeat, gate=gate), Slice(f'{follower}.weight', 1)))
+
+    widths = {**full_widths(args), **spec.widths}
+    for trunk in trunk_names(args):
+        for j in range(args['num_block']):
+            block = f'{trunk}.main.2.{j}'
+            one, two = f'{block}.conv1', f'{block}.conv2'
+            groups += [
+                Group(f'{block}.in', widths[f'{block}.in'], (Slice(f'{one}.weight', 1, gate=f'{one}.gate_in'),), True),
+                Group(f'{block}.mid', widths[f'{block}.mid'],
+                      (Slice(f'{one}.weight', 0, gate=f'{one}.gate'), Slice(f'{one}.bias', 0, gate=f'{one}.gate'),
+                       Slice(f'{two}.weight', 1))),
+                Group(f'{block}.out', widths[f'{block}.out'],
+                      (Slice(f'{two}.weight', 0, gate=f'{two}.gate'), Slice(f'{two}.bias', 0, gate=f'{two}.gate')),
+                      True),
+            ]
+    if args['bidirectional']:
+        groups.append(filters('fusion', 'upconv1'))
+    if args['scale'] == 4:
+        groups += [filters('upconv1', 'upconv2', 4), filters('upconv2', 'conv_hr', 4)]
+    else:
+        groups.append(filters('upconv1', 'conv_hr', 4))
+    return [*groups, filters('conv_hr', 'conv_last')]
+
+
+def conv_table(args: Mapping[str, Any], widths: Mapping[str, int]) -> list[Conv]:
+    """All convolutions of the network with these widths (groups not named are full)."""
+    w = {**full_widths(args), **widths}
+    feat, scale = args['num_feat'], args['scale']
+    convs = []
+    for trunk in trunk_names(args):
+        convs.append(Conv(f'{trunk}.main.0', 3 + feat, feat, 3))
+        for j in range(args['num_block']):
+            block = f'{trunk}.main.2.{j}'
+            convs += [Conv(f'{block}.conv1', w[f'{block}.in'], w[f'{block}.mid'], 3),
+                      Conv(f'{block}.conv2', w[f'{block}.mid'], w[f'{block}.out'], 3)]
+    if args['bidirectional']:
+        convs.append(Conv('fusion', 2 * feat, w['fusion'], 1))
+    convs.append(Conv('upconv1', w['fusion'] if args['bidirectional'] else feat, 4 * w['upconv1'], 3))
+    if scale == 4:
+        convs.append(Conv('upconv2', w['upconv1'], 4 * w['upconv2'], 3, area=4))
+    convs += [Conv('conv_hr', w['upconv2' if scale == 4 else 'upconv1'], w['conv_hr'], 3, area=scale**2),
+              Conv('conv_last', w['conv_hr'], 3, 3, area=scale**2)]
+    if args['flow'] == 'spynet':
+        channels = (8, 32, 64, 32, 16, 2)
+        convs += [Conv(f'spynet.basic_module.{level}.basic_module.{2 * i}', cin, cout, 7, area=4.0**(level - 5),
+                       times=2 if args['bidirectional'] else 1, multiple=32, flow=True)
+                  for level in range(6) for i, (cin, cout) in enumerate(pairwise(channels))]
+    return convs
+
+
+@ARCH_REGISTRY.register()
+class PrunableBasicVSR(nn.Module):
+    """BasicVSR (Chan et al., CVPR 2021), prunable as in SSL (Xia et al., CVPR 2023).
+
+    With the default arguments and ``num_block=30`` the dense form is BasicSR's ``BasicVSR``: the same parameter names,
+    the same output. What may be pruned, and how it hangs together, is declared in ``group_table``; what it costs in
+    ``conv_table``. Never pruned: the flow network, the first convolution of each trunk, ``conv_last``, and the
+    channels of the hidden states.
+
+    Args:
+        num_feat: channels of the hidden states.
+        num_block: residual blocks of each trunk.
+        tail_feat: channels of ``conv_hr``, at the output resolution.
+        scale: 4 or 2.
+        bidirectional: False leaves out the backward trunk and ``fusion``; then frames can be streamed.
+        act: activation of the tail and after each trunk's first convolution: ``'lrelu'`` (slope 0.1, BasicSR) or
+            ``'relu'`` (the released SSL networks).
+        flow: ``'spynet'``, or ``'none'`` to propagate features without alignment.
+        spynet_path: weights of SPyNet as BasicSR saves them, read at construction.
+        gated: whether the prunable convolutions carry gates (with full widths only).
+        widths: units kept by group name; groups not named are full.
+        index: kept channels by group name, for the inputs and outputs of blocks that are not full.
+
+    Raises:
+        ValueError: an argument out of range, a group that does not exist, a width or index that does not fit.
+    """
+
+    conv_table = staticmethod(conv_table)
+    backward_trunk: Trunk
+    forward_trunk: Trunk
+
+    def __init__(self, num_feat: int = 64, num_block: int = 30, tail_feat: int = 64, scale: Literal[2, 4] = 4,
+                 bidirectional: bool = True, act: Literal['lrelu', 'relu'] = 'lrelu',
+                 flow: Literal['spynet', 'none'] = 'spynet', spynet_path: str | None = None, gated: bool = False,
+                 widths: Mapping[str, int] | None = None, index: Mapping[str, Sequence[int]] | None = None) -> None:
+        super().__init__()
+        _one_of('scale', scale, (2, 4))
+        _one_of('act', act, ('lrelu', 'relu'))
+        _one_of('flow', flow, ('spynet', 'none'))
+        for name, value in (('num_feat', num_feat), ('num_block', num_block), ('tail_feat', tail_feat)):
+            if value < 1:
+                raise ValueError(f'{name} must be at least 1, got {value}')
+        args: dict[str, Any] = dict(num_feat=num_feat, num_block=num_block, tail_feat=tail_feat, scale=scale,
+                                    bidirectional=bidirectional, act=act, flow=flow)
+        full = full_widths(args)
+        widths = {name: width for name, width in (widths or {}).items() if width != full.get(name)}
+        self.spec = Spec('PrunableBasicVSR', args, widths, dict(index or {}), gated)
+        _check_widths(self.spec, full)
+
+        w = {**full, **widths}
+        self.spynet = _load_spynet(spynet_path) if flow == 'spynet' else None
+        for trunk in trunk_names(args):
+            self.add_module(trunk, Trunk(trunk, num_feat, num_block, _activation(act), w, self.spec.index, gated))
+        if bidirectional:
+            self.fusion = conv(2 * num_feat, w['fusion'], 1, gated=gated)
+        entry = w['fusion'] if bidirectional else num_feat
+        self.upconv1 = conv(entry, 4 * w['upconv1'], gated=gated, repeat=4)
+        if scale == 4:
+            self.upconv2 = conv(w['upconv1'], 4 * w['upconv2'], gated=gated, repeat=4)
+        self.conv_hr = conv(w['upconv2' if scale == 4 else 'upconv1'], w['conv_hr'], gated=gated)
+        self.conv_last = conv(w['conv_hr'], 3)
+        self.pixel_shuffle = nn.PixelShuffle(2)
+        self.act = _activation(act)
+        self.num_feat, self.scale, self.bidirectional = num_feat, scale, bidirectional
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Start as plain bilinear upsampling, with features that keep their magnitude from layer to layer.
+
+        BasicSR leaves PyTorch's initialisation in place, under which features shrink with every layer and the first
+        hundreds of iterations go into unlearning a random residual image; the weights of the last layer go to zero
+        meanwhile, and with them the gradient of all others.
+        """
+        for name, layer in self.named_modules():
+            if not isinstance(layer, nn.Conv2d) or name.startswith('spynet.'):
+                continue
+            nn.init.kaiming_normal_(layer.weight, a=0.1)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+            if name.endswith(('conv1', 'conv2')):
+                layer.weight.data.mul_(0.1)  # residual blocks close to the identity, as BasicSR has them
+        nn.init.zeros_(self.conv_last.weight)
+
+    @property
+    def groups(self) -> list[Group]:
+        """The prunable groups of this network."""
+        return group_table(self.spec)
+
+    @property
+    def convs(self) -> list[Conv]:
+        """The convolutions of this network, for counting."""
+        return self.conv_table(self.spec.args, self.spec.widths)
+
+    def forward(self, x: Tensor, return_states: bool = False) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
+        """Super-resolve a clip.
+
+        Args:
+            x: LR frames (b, n, 3, h, w) in [0, 1], RGB; n may be 1, h and w are free.
+            return_states: also return the hidden states.
+
+        Returns:
+            HR frames (b, n, 3, scale*h, scale*w); with ``return_states`` also
+            ``{'backward': (b, n, num_feat, h, w), 'forward': ...}``, in the order of the frames.
+        """
+        backward, forward = self.propagate_clip(x)
+        frames = [self.upsample(x[:, i], backward[i] if backward else None, forward[i]) for i in range(x.shape[1])]
+        out = torch.stack(frames, dim=1)
+        return (out, _stack_states(backward, forward)) if return_states else out
+
+    def hidden_states(self, x: Tensor) -> dict[str, Tensor]:
+        """Only the hidden states that ``forward`` returns, without reconstructing frames (b, n, 3, h, w)."""
+        return _stack_states(*self.propagate_clip(x))
+
+    def propagate_clip(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Backward (empty if unidirectional) and forward hidden states of all frames, each (b, num_feat, h, w)."""
+        flows_forward, flows_backward = self.compute_flows(x)
+        backward = self.propagate(x, flows_backward, reverse=True) if self.bidirectional else []
+        return backward, self.propagate(x, flows_forward)
+
+    def compute_flows(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Flows from each frame to the one before it, and to the one after it.
+
+        Args:
+            x: frames (b, n, 3, h, w).
+
+        Returns:
+            Two tensors (b, n-1, 2, h, w), ``[:, i]`` aligns frame i to i+1 and frame i+1 to i. None without a flow
+            network or with a single frame; the second also for a unidirectional network.
+        """
+        b, n, _, h, w = x.shape
+        if self.spynet is None or n == 1:
+            return None, None
+        before, after = x[:, :-1].flatten(0, 1), x[:, 1:].flatten(0, 1)
+        flow_forward = self._estimate(after, before).view(b, n - 1, 2, h, w)
+        if not self.bidirectional:
+            return flow_forward, None
+        return flow_forward, self._estimate(before, after).view(b, n - 1, 2, h, w)
+
+    def _estimate(self, ref: Tensor, other: Tensor) -> Tensor:
+        assert self.spynet is not None
+        # in full precision under autocast too: flows are in pixels, and half precision loses the sub-pixel part
+        with torch.autocast(ref.device.type, enabled=False):
+            weight = next(self.spynet.parameters())
+            ref, other = ref.to(weight), other.to(weight)
+            size = len(ref) if torch.is_grad_enabled() else FLOW_CHUNK
+            return torch.cat([self.spynet(a, b) for a, b in zip(ref.split(size), other.split(size))])
+
+    def propagate(self, x: Tensor, flows: Tensor | None, reverse: bool = False) -> list[Tensor]:
+        """Hidden states of all frames, each (b, num_feat, h, w), in the order of the frames."""
+        b, n, _, h, w = x.shape
+        trunk = self.backward_trunk if reverse else self.forward_trunk
+        states: list[Tensor] = []
+        state = x.new_zeros(b, self.num_feat, h, w)
+        for i in reversed(range(n)) if reverse else range(n):
+            if states and flows is not None:
+                state = flow_warp(state, flows[:, i if reverse else i - 1])
+            state = trunk(torch.cat((x[:, i], state), dim=1))
+            states.append(state)
+        return states[::-1] if reverse else states
+
+    def upsample(self, frame: Tensor, backward: Tensor | None, forward: Tensor) -> Tensor:
+        """Reconstruct one frame (b, 3, scale*h, scale*w) from its LR frame (b, 3, h, w) and hidden states."""
+        out = forward
+        if self.bidirectional:
+            assert backward is not None
+            out = self.act(self.fusion(torch.cat((backward, forward), dim=1)))
+        out = self.act(self.pixel_shuffle(self.upconv1(out)))
+        if self.scale == 4:
+            out = self.act(self.pixel_shuffle(self.upconv2(out)))
+        out = self.conv_last(self.act(self.conv_hr(out)))
+        return out + F.interpolate(frame, scale_factor=self.scale, mode='bilinear', align_corners=False)
+
+
+def _stack_states(backward: list[Tensor], forward: list[Tensor]) -> dict[str, Tensor]:
+    states = {'backward': backward, 'forward': forward}
+    return {name: torch.stack(values, dim=1) for name, values in states.items() if values}
+
+
+class Trunk(nn.Module):
+    """First convolution, activation and residual blocks; named as in BasicSR's ``ConvResidualBlocks``."""
+
+    def __init__(self, name: str, num_feat: int, num_block: int, act: nn.Module, widths: Mapping[str, int],
+                 index: Mapping[str, Sequence[int]], gated: bool) -> None:
+        super().__init__()
+        blocks = []
+        for j in range(num_block):
+            block = f'{name}.main.2.{j}'
+            blocks.append(ResidualBlock(num_feat, widths[f'{block}.mid'], index.get(f'{block}.in'),
+                                        index.get(f'{block}.out'), gated))
+        self.main = nn.Sequential(conv(3 + num_feat, num_feat), act, nn.Sequential(*blocks))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, 3 + num_feat, h, w) to (b, num_feat, h, w)."""
+        return self.main(x)
+
+
+def _activation(act: str) -> nn.Module:
+    return nn.LeakyReLU(0.1, inplace=True) if act == 'lrelu' else nn.ReLU(inplace=True)
+
+
+def _load_spynet(path: str | None) -> AnySizeSpyNet:
+    spynet = AnySizeSpyNet()
+    if path is not None:
+        from basicsr_ssl.checkpoints.importers import read_basicsr
+        # mean and std are constants of the class, and some files leave them out
+        state = {'mean': spynet.mean, 'std': spynet.std, **read_basicsr(path)}
+        try:
+            spynet.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(f'spynet_path: {path} does not hold the weights of SpyNet: {error}') from error
+    return spynet
+
+
+def _one_of(name: str, value: object, choices: tuple) -> None:
+    if value not in choices:
+        raise ValueError(f'{name} must be one of {", ".join(map(repr, choices))}, got {value!r}')
+
+
+def _check_widths(spec: Spec, full: Mapping[str, int]) -> None:
+    unknown = [name for name in (*spec.widths, *spec.index) if name not in full]
+    if unknown:
+        raise ValueError(f'no such group in this network: {", ".join(unknown[:5])} '
+                         f'(it has {len(full)}, for example {next(iter(full))})')
+    if spec.gated and spec.widths:
+        raise ValueError('a gated network has full widths: prune first or train the gates first, not both at once')
+    for name, width in spec.widths.items():
+        if not 1 <= width <= full[name]:
+            raise ValueError(f'widths: {name} must be within 1..{full[name]}, got {width}')
+    for name in full:
+        if not name.endswith(('.in', '.out')):
+            if name in spec.index:
+                raise ValueError(f'index: {name} takes no index, its units are read by one layer only')
+            continue
+        units, width = spec.index.get(name), spec.widths.get(name, full[name])
+        if (units is None) != (width == full[name]):
+            raise ValueError(f'index: {name} keeps {width} of {full[name]} channels, and '
+                             f'{"needs an index of them" if units is None else "takes no index when it is full"}')
+        if units is not None and (len(units) != width or list(units) != sorted(set(units))
+                                  or units[0] < 0 or units[-1] >= full[name]):
+            raise ValueError(f'index: {name} must name {width} distinct channels within 0..{full[name] - 1}, ascending')

@@ -1,0 +1,312 @@
+"""The typed sections of an option file: every key with its type, range, default and meaning.
+
+A section is a pydantic model that refuses unknown keys. Sections with a ``type`` that stands in one of BasicSR's
+registries (networks, losses, datasets, metrics) take their keys from what is registered, see ``registered``.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
+
+from basicsr_ssl.config.errors import suggest
+from basicsr_ssl.config.registered import FilePath, Section, check_typed, fail
+
+# Marks a mapping in the JSON schema whose keys depend on its type.
+TYPED = 'typed'
+# Figures that a report gives beside the metrics of `val:metrics`.
+COST_FIGURES = ('params', 'params_with_flow', 'macs', 'macs_with_flow', 'ms_per_frame')
+
+
+def _auto_or_count(value: Any) -> Any:
+    if value == 'auto' or (isinstance(value, int) and not isinstance(value, bool) and value >= 0):
+        return value
+    raise ValueError('should be auto or a number of GPUs, 0 for the CPU')
+
+
+def _name(value: str, parts: int = 1) -> str:
+    if len(value.split('/')) > parts or not all(re.fullmatch(r'[\w+-][\w.+-]*', part) for part in value.split('/')):
+        raise ValueError('should be usable as a folder name: letters, digits and _ . + -')
+    return value
+
+
+def _dataset_name(value: str) -> str:
+    if not re.fullmatch(r'train|(val|test)(_\w+)?', value):
+        message = 'should be train, val, val_2, ..., test or test_2, ...'
+        raise ValueError(message + (suggest(value, ('train', 'val', 'test')) if len(value) < 8 else ''))
+    return value
+
+
+def _ref(kind: str) -> WithJsonSchema:
+    return WithJsonSchema({TYPED: kind})  # for `schema`, which puts the definitions there
+
+
+Share = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Factor = Annotated[float, Field(ge=0)]
+Size = Annotated[list[Positive], Field(min_length=2, max_length=2)]
+Network = Annotated[dict[str, Any], BeforeValidator(partial(check_typed, 'arch')), _ref('arch')]
+Loss = Annotated[dict[str, Any], BeforeValidator(partial(check_typed, 'loss')), _ref('loss')]
+Metric = Annotated[dict[str, Any], BeforeValidator(partial(check_typed, 'metric')), _ref('metric')]
+Dataset = Annotated[dict[str, Any], BeforeValidator(partial(check_typed, 'dataset')), _ref('dataset')]
+
+
+class Path(Section):
+    """Files that a stage starts from, and where results go."""
+
+    pretrain_network_g: FilePath | None = Field(None, description=(
+        'network to start from: a .safetensors of this package, a BasicVSR .pth of BasicSR, stage://NAME for the '
+        'output of an earlier stage of the recipe (the default for all but the first stage), or bicubic'))
+    pretrain_network_teacher: FilePath | None = Field(None, description=(
+        'dense network whose hidden states temporal finetuning compares with; as pretrain_network_g'))
+    param_key_g: str | None = Field(None, description='params or params_ema of a .pth; null prefers params_ema')
+    resume_state: FilePath | None = Field(None, description='training state to resume from; see also --auto_resume')
+    root: FilePath | None = Field(None, description=(
+        'folder in which experiments/, results/ and tb_logger/ are made; null is the current one'))
+
+
+class Optimizer(Section):
+    """The optimizer."""
+
+    type: Literal['Adam'] = Field('Adam', description="the optimizer's name")
+    lr: float = Field(gt=0, description='learning rate')
+    weight_decay: Factor = Field(0.0, description='L2 penalty on all weights')
+    betas: Annotated[list[Share], Field(min_length=2, max_length=2)] = Field([0.9, 0.999], description="Adam's betas")
+
+
+class CosineAnnealingRestartLR(Section):
+    """Cosine annealing with restarts."""
+
+    type: Literal['CosineAnnealingRestartLR'] = Field(description="the scheduler's name")
+    periods: list[Positive] = Field(min_length=1, description='iterations of each cycle; together at least total_iter')
+    restart_weights: list[Factor] = Field([1.0], description='factor of the learning rate in each cycle')
+    eta_min: Factor = Field(0.0, description='learning rate at the end of a cycle')
+
+    @model_validator(mode='after')
+    def _lengths(self) -> CosineAnnealingRestartLR:
+        if len(self.periods) != len(self.restart_weights):
+            fail(('restart_weights',), f'has {len(self.restart_weights)} entries, periods has {len(self.periods)}; '
+                                       'each period needs one weight')
+        return self
+
+
+class MultiStepLR(Section):
+    """Steps down by gamma at the milestones, with restarts; without milestones a constant learning rate."""
+
+    type: Literal['MultiStepLR', 'MultiStepRestartLR'] = Field('MultiStepLR', description="the scheduler's name")
+    milestones: list[Positive] = Field([], description='iterations after which the learning rate falls')
+    gamma: Factor = Field(0.1, description='factor at each milestone')
+    restarts: list[Count] = Field([0], description='iterations at which it starts again from the initial rate')
+    restart_weights: list[Factor] = Field([1.0], description='factor of the initial rate at each restart')
+
+    @model_validator(mode='after')
+    def _lengths(self) -> MultiStepLR:
+        if len(self.restarts) != len(self.restart_weights):
+            fail(('restart_weights',), f'has {len(self.restart_weights)} entries, restarts has {len(self.restarts)}; '
+                                       'each restart needs one weight')
+        return self
+
+
+SCHEDULERS: dict[str, type[Section]] = {'CosineAnnealingRestartLR': CosineAnnealingRestartLR,
+                                        'MultiStepLR': MultiStepLR, 'MultiStepRestartLR': MultiStepLR}
+Scheduler = Annotated[dict[str, Any], BeforeValidator(partial(check_typed, SCHEDULERS)), _ref('scheduler')]
+
+
+class Train(Section):
+    """Training of one stage."""
+
+    total_iter: Count = Field(description='iterations')
+    warmup_iter: int = Field(-1, ge=-1, description='iterations over which the learning rate rises linearly; -1: none')
+    optim_g: Optimizer | None = Field(None, description='optimizer; needed as soon as total_iter is above 0')
+    scheduler: Scheduler = Field(MultiStepLR.model_validate({}).model_dump(), description=(
+        'learning rate; constant unless given'))
+    ema_decay: Share = Field(0.0, description='decay of the moving average of the weights, which is then validated and '
+                                              'saved; 0: none')
+    fix_flow: Count | None = Field(None, description='the flow network is frozen before this iteration')
+    flow_lr_mul: Factor = Field(1.0, description='factor on the learning rate of the flow network')
+    gate_lr_mul: Factor = Field(1.0, description='factor on the learning rate of the gates')
+    pixel_opt: Loss | None = Field(None, description='reconstruction loss; needed as soon as total_iter is above 0')
+    temporal_opt: Loss | None = Field(None, description='loss on the hidden states; only in TemporalFinetuneModel')
+    amp: Literal['bf16', 'fp16'] | None = Field(None, description='mixed precision; null: full precision')
+    accumulate: Positive = Field(1, description='batches whose gradients are added up for one iteration')
+    clip_grad_norm: Annotated[float, Field(gt=0)] | None = Field(None, description='greatest norm of the gradient')
+    compile: bool = Field(False, description='compile the network with torch.compile')
+    channels_last: bool = Field(False, description='keep feature maps in channels-last memory order')
+
+    @model_validator(mode='after')
+    def _complete(self) -> Train:
+        if self.total_iter > 0:
+            for key in ('optim_g', 'pixel_opt'):
+                if getattr(self, key) is None:
+                    fail((key,), 'required key is missing', 'missing')
+        periods = sum(self.scheduler.get('periods', [self.total_iter]))
+        if periods < self.total_iter:
+            fail(('scheduler', 'periods'), f'cover {periods} iterations, but total_iter is {self.total_iter}; '
+                                           'BasicSR has no learning rate for the rest')
+        return self
+
+
+class Sparsity(Section):
+    """Sparsity learning: an L2 penalty on the gates of the selected units, which grows."""
+
+    select_iter: Count = Field(0, description='iteration after which the units to be removed are selected; until then '
+                                              'the gates train freely')
+    interval: Positive = Field(5, description='iterations between two rises of the penalty')
+    delta: float = Field(1e-4, gt=0, description='rise of the penalty')
+    ceiling: float = Field(0.1, gt=0, description='greatest penalty')
+
+
+class Pruning(Section):
+    """Which units go."""
+
+    ratio: float = Field(description='share of the budget to remove, at least 0 and below 1')
+    budget: Literal['units', 'params', 'macs'] = Field('units', description=(
+        'what the ratio is a share of; parameters and MACs are counted without the flow network'))
+    score: Literal['gate', 'l1', 'l2', 'random'] = Field('gate', description=(
+        "a unit's importance: magnitude of its gate, L1 or L2 norm of its weights, or chance"))
+    scope: Literal['global', 'local'] = Field('global', description='rank all units together, or take the same share '
+                                                                    'from every group')
+    relative: bool = Field(True, description="rank by l1 and l2 relative to the group's mean, so that layers whose "
+                                             'weights are small as a whole do not vanish first')
+    round_to: Positive = Field(1, description='widths become multiples of this')
+    min_keep: Positive = Field(1, description='least number of units that a group keeps')
+    lr_size: Size = Field([180, 320], description='LR frame (height, width) at which MACs are counted')
+    seed: Count = Field(0, description='for the score random')
+
+    @field_validator('ratio')
+    @classmethod
+    def _share(cls, value: float) -> float:
+        if not 0 <= value < 1:
+            raise ValueError(f'is the share to remove and must be in [0, 1): at least 0 and below 1; got {value:g}')
+        return value
+
+
+class Val(Section):
+    """Validation during training, and testing."""
+
+    val_freq: Positive = Field(5000, description='iterations between two validations')
+    save_img: bool = Field(False, description='save the frames as PNG')
+    flip_seq: bool = Field(False, description='extend each clip by its mirror image in time')
+    center_frame_only: bool = Field(False, description='measure the centre frame only (Vimeo90K-T)')
+    pbar: bool = Field(True, description='show a progress bar')
+    suffix: str | None = Field(None, description='ending of the names of saved frames')
+    metrics: dict[str, Metric] | None = Field(None, description='metrics by the name they are reported under')
+
+
+class Wandb(Section):
+    """Weights & Biases."""
+
+    project: str | None = Field(None, description='project name; null: not used')
+    resume_id: str | None = Field(None, description='run to continue')
+
+
+class Logger(Section):
+    """What is printed and saved, and how often."""
+
+    print_freq: Positive = Field(100, description='iterations between two log lines')
+    save_checkpoint_freq: Positive = Field(5000, description='iterations between two saved states')
+    use_tb_logger: bool = Field(True, description='write TensorBoard logs')
+    keep_states: Positive | None = Field(2, description='newest training states that are kept; null: all')
+    wandb: Wandb | None = Field(None, description='Weights & Biases')
+
+
+class DistParams(Section):
+    """How processes talk to each other."""
+
+    backend: Literal['nccl', 'gloo'] | None = Field(None, description='null: nccl with GPUs, gloo without')
+    port: Positive = Field(29500, le=65535, description='port of the first process')
+
+
+class Expect(Section):
+    """A figure that the report enforces: a row's own value, its difference from, or its ratio to another row's."""
+
+    row: str = Field(description='row that is judged')
+    metric: str = Field(description=f'a metric of val:metrics, or {", ".join(COST_FIGURES)}')
+    over: str | None = Field(None, description='row whose figure is subtracted')
+    ratio_of: str | None = Field(None, description='row by whose figure is divided')
+    at_least: float | None = Field(None, description='lower bound')
+    at_most: float | None = Field(None, description='upper bound')
+    value: float | None = Field(None, description='expected value, within the tolerance')
+    tolerance: Factor | None = Field(None, description='greatest distance from value')
+
+    @model_validator(mode='after')
+    def _one_test(self) -> Expect:
+        if self.over is not None and self.ratio_of is not None:
+            fail(('ratio_of',), 'cannot stand beside over; choose the difference or the ratio')
+        if (self.value is None) != (self.tolerance is None):
+            fail(('tolerance',), 'belongs to value; give both or none')
+        if self.at_least is None and self.at_most is None and self.value is None:
+            fail((), 'expects nothing; give at_least, at_most, or value and tolerance')
+        return self
+
+
+class Report(Section):
+    """The table at the end of a recipe."""
+
+    rows: dict[str, FilePath] = Field(description='networks by row label: stage://NAME or a file')
+    bicubic: bool = Field(True, description='add a row for bicubic upsampling')
+    lr_size: Size = Field([180, 320], description='LR frame (height, width) for MACs and milliseconds')
+    crop: Positive = Field(32, description='side of the comparison crops, in LR pixels')
+    expect: list[Expect] = Field([], description='figures that must be met, or the command fails')
+
+    @model_validator(mode='after')
+    def _rows_exist(self) -> Report:
+        known = [*self.rows, *(['bicubic'] if self.bicubic else [])]
+        for i, expect in enumerate(self.expect):
+            for key in ('row', 'over', 'ratio_of'):
+                row = getattr(expect, key)
+                if row is not None and row not in known:
+                    fail(('expect', str(i), key), f'there is no row {row!r}' + suggest(row, known))
+        return self
+
+
+class Common(Section):
+    """What a single stage and a recipe share."""
+
+    name: Annotated[str, AfterValidator(partial(_name, parts=2))] = Field(description=(
+        'name of the experiment, and of its folder'))
+    scale: Positive = Field(4, description='upsampling factor')
+    num_gpu: Annotated[Any, AfterValidator(_auto_or_count), WithJsonSchema(
+        {'anyOf': [{'const': 'auto'}, {'type': 'integer', 'minimum': 0}]})] = Field(
+        'auto', description='auto or a number; 0: CPU')
+    manual_seed: Count = Field(0, description='seed of all random numbers')
+    find_unused_parameters: bool = Field(False, description=(
+        'let DistributedDataParallel look for parameters without gradient, as the flow network has on one-frame clips'))
+    path: Path = Field(Path.model_validate({}), description='files to start from, and where results go')
+    logger: Logger = Field(Logger.model_validate({}), description='what is printed and saved')
+    dist_params: DistParams = Field(DistParams.model_validate({}), description='distributed training')
+    auto_resume: bool = Field(False, description='resume from the newest state, as --auto_resume')
+    debug: bool = Field(False, description='short intervals and no TensorBoard, as --debug')
+
+
+class Stage(Common):
+    """One stage: a complete option file without ``stages``."""
+
+    model_type: Literal['ReconstructionModel', 'SparsityLearningModel', 'PruningModel', 'TemporalFinetuneModel'] = \
+        Field(description='what the stage does')
+    network_g: Network | None = Field(None, description='network to build where no file gives one')
+    datasets: dict[Annotated[str, AfterValidator(_dataset_name)], Dataset] = Field({}, description=(
+        'train, val, val_2, ..., test, test_2, ...'))
+    train: Train | None = Field(None, description='training')
+    sparsity: Sparsity | None = Field(None, description='sparsity learning')
+    pruning: Pruning | None = Field(None, description='which units go')
+    val: Val | None = Field(None, description='validation; null: none')
+
+
+class Recipe(Common):
+    """An option file with ``stages``. The sections of a stage are its ingredients: complete only within a stage."""
+
+    stages: dict[Annotated[str, AfterValidator(_name)], dict[str, Any]] = Field(min_length=1, description=(
+        'stages by name, in order; each is merged over the top level'))
+    report: Report | None = Field(None, description='table, picture and expected figures at the end')
+    model_type: Any = None
+    network_g: Any = None
+    datasets: Any = None
+    train: Any = None
+    sparsity: Any = None
+    pruning: Any = None
+    val: Any = None

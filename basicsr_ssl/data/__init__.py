@@ -1,0 +1,3 @@
+"""Frames in: degradations, datasets and the loader that resumes exactly. Importing registers the datasets."""
+
+from basicsr_ssl.data import clips_dataset  # noqa: F401

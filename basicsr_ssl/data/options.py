@@ -1,0 +1,196 @@
+"""Options of the datasets, typed: a key that is not here is an error, and every key says what it means."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from basicsr.utils.registry import DATASET_REGISTRY
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from basicsr_ssl.data.degradations import Degradation
+
+_GT_SIZE = 'Height and width of a GT patch in pixels; a multiple of scale.'
+_DEGRADATION = ('How LR is made from GT: BI (MATLAB bicubic) or BD (Gaussian blur, sigma 1.6, 13x13, then every '
+                'scale-th pixel); rounded to 8 bit.')
+
+
+class DatasetOptions(BaseModel):
+    """Keys that every dataset section has."""
+
+    model_config = ConfigDict(extra='forbid')
+
+    name: str = Field(description='Name in logs and results.')
+    type: str = Field(description='Dataset class in the registry.')
+    phase: Literal['train', 'val', 'test'] = Field('train', description='Set from the section that the options are in.')
+    scale: int = Field(4, ge=1, description='GT size over LR size; set from the top of the option file.')
+    num_worker_per_gpu: int = Field(0, ge=0, description='Processes that load data for each training process; '
+                                    '0 loads in the training process itself.')
+    batch_size_per_gpu: int = Field(1, ge=1, description='Clips per training process and forward pass.')
+    dataset_enlarge_ratio: int = Field(1, ge=1, description="BasicSR's key, accepted without effect: the training "
+                                       'stream has no end, so there is nothing to enlarge.')
+    prefetch_mode: Literal['cpu', 'cuda'] | None = Field(None, description="BasicSR's key, accepted: the workers "
+                                                         'always load ahead.')
+    num_prefetch_queue: int = Field(1, ge=1, description="BasicSR's key, accepted: the workers always load ahead.")
+    pin_memory: bool = Field(True, description='Page-locked batches, for faster copies to a GPU; no effect without '
+                             'CUDA.')
+    persistent_workers: bool = Field(True, description="BasicSR's key, accepted: the training stream has no end, so "
+                                     'its workers live as long as the run.')
+    io_backend: dict[str, Any] = Field({'type': 'disk'}, description="BasicSR's key: frames are read from files.")
+
+    @field_validator('io_backend')
+    @classmethod
+    def _from_disk(cls, backend: dict[str, Any]) -> dict[str, Any]:
+        if backend != {'type': 'disk'}:
+            raise ValueError(f'this dataset reads plain files, so io_backend can only be {{type: disk}}, got '
+                             f"{backend}. For lmdb use BasicSR's own datasets")
+        return backend
+
+
+class PhotoSourceOptions(DatasetOptions):
+    """Keys that say which photographs to use and how the camera moves over them."""
+
+    photos: list[str] = Field([], description='Photographs that scikit-image ships inside its package, by name, e.g. '
+                              'astronaut.')
+    dataroot_gt: str | None = Field(None, description='Folder of photographs, searched with its subfolders; those too '
+                                    'small are left out.')
+    num_frame: int = Field(ge=1, description='Frames per clip.')
+    max_speed: float = Field(4.0, ge=0, description='Upper bound of the camera speed, in GT pixels per frame.')
+    max_rotation: float = Field(2.0, ge=0, le=45, description='Upper bound of the camera roll to either side, in '
+                                'degrees.')
+    zoom: list[float] = Field([1.0, 1.25], min_length=2, max_length=2, description='Smallest and largest width of a GT '
+                              'pixel, in pixels of the photograph; at least 1, since enlarging would blur GT.')
+    degradation: Degradation = Field('BI', description=_DEGRADATION)
+
+    @model_validator(mode='after')
+    def _check_source(self) -> PhotoSourceOptions:
+        if not self.photos and self.dataroot_gt is None:
+            raise ValueError('no photographs: give photos (names shipped with scikit-image), dataroot_gt (a folder), '
+                             'or both')
+        if not 1 <= self.zoom[0] <= self.zoom[1]:
+            raise ValueError(f'zoom must be [smallest, largest], both at least 1, got {self.zoom}')
+        return self
+
+
+class MovingPhotosOptions(PhotoSourceOptions):
+    """Keys of MovingPhotosDataset: clips from a camera that moves over photographs, other ones each time."""
+
+    gt_size: int = Field(ge=1, description=_GT_SIZE)
+    use_hflip: bool = Field(True, description='Mirror at random.')
+    use_rot: bool = Field(True, description='Turn by multiples of 90 degrees at random.')
+
+    @model_validator(mode='after')
+    def _check_size(self) -> MovingPhotosOptions:
+        check_gt_size(self.gt_size, self.scale)
+        return self
+
+
+class MovingPhotosTestOptions(PhotoSourceOptions):
+    """Keys of MovingPhotosTestDataset: the same clips in every run."""
+
+    gt_size: int | list[int] = Field(description='Size of a GT frame in pixels, one number or [height, width]; '
+                                     'multiples of scale.')
+    clips_per_photo: int = Field(1, ge=1, description='Clips made from each photograph.')
+    seed: int = Field(0, description='Another seed gives other camera paths.')
+
+    @model_validator(mode='after')
+    def _check_size(self) -> MovingPhotosTestOptions:
+        sizes = [self.gt_size] if isinstance(self.gt_size, int) else self.gt_size
+        if len(sizes) not in (1, 2) or min(sizes) < 1:
+            raise ValueError(f'gt_size must be one number or [height, width], got {self.gt_size}')
+        for size in sizes:
+            check_gt_size(size, self.scale)
+        return self
+
+
+class ClipSourceOptions(DatasetOptions):
+    """Keys that say where folders of frames lie."""
+
+    dataroot_gt: str = Field(description='Folder of GT clips; every folder inside that holds images is a clip.')
+    dataroot_lq: str | None = Field(None, description='Folder of LR clips, laid out like dataroot_gt; null: LR is made '
+                                    'from GT by degradation.')
+    degradation: Degradation = Field('BI', description=_DEGRADATION + ' Only used without dataroot_lq.')
+    clips: list[str] | None = Field(None, description='Clips to use, as paths below dataroot_gt, quoted; null: all.')
+    meta_info_file: str | None = Field(None, description='Text file with one clip per line, as the first word, instead '
+                                       "of clips: BasicSR's meta files and Vimeo90K's lists both fit.")
+    exclude: list[str] = Field([], description='Clips to leave out, e.g. those held out for validation.')
+
+    @field_validator('clips', 'exclude', mode='before')
+    @classmethod
+    def _quoted(cls, names: Any) -> Any:
+        if isinstance(names, list) and any(isinstance(name, int) for name in names):
+            raise ValueError("clip names must be quoted in YAML, like '011': unquoted, 011 is the number 9")
+        return names
+
+    @model_validator(mode='after')
+    def _one_list(self) -> ClipSourceOptions:
+        if self.clips is not None and self.meta_info_file is not None:
+            raise ValueError('clips and meta_info_file both say which clips to use: keep one')
+        return self
+
+
+class ClipFoldersOptions(ClipSourceOptions):
+    """Keys of ClipFoldersDataset."""
+
+    num_frame: int = Field(ge=1, description='Frames per clip.')
+    gt_size: int = Field(ge=1, description=_GT_SIZE)
+    interval_list: list[int] = Field([1], min_length=1, description='Steps between the frames used, one drawn at '
+                                     'random for each sample.')
+    random_reverse: bool = Field(False, description='Reverse time at random.')
+    flip_sequence: bool = Field(False, description='Append the reversed clip, which doubles the number of frames.')
+    use_hflip: bool = Field(True, description='Mirror at random.')
+    use_rot: bool = Field(True, description='Turn by multiples of 90 degrees at random.')
+
+    @model_validator(mode='after')
+    def _check(self) -> ClipFoldersOptions:
+        check_gt_size(self.gt_size, self.scale)
+        if min(self.interval_list) < 1:
+            raise ValueError(f'interval_list must hold numbers from 1 on, got {self.interval_list}')
+        return self
+
+
+class ClipFoldersTestOptions(ClipSourceOptions):
+    """Keys of ClipFoldersTestDataset."""
+
+    first_frame: int = Field(0, ge=0, description='Frames to skip at the start of each clip.')
+    max_frames: int | None = Field(None, ge=1, description='Use at most this many frames of each clip; null: all.')
+    cache_data: bool = Field(False, description='Keep the clips in memory after their first use.')
+
+
+class MixedOptions(DatasetOptions):
+    """Keys of MixedDataset."""
+
+    parts: list[dict[str, Any]] = Field(min_length=1, description='Options of the datasets to mix; name, scale and '
+                                        'phase are taken from here where absent. An optional weight is the share of '
+                                        'the samples relative to a part of weight 1, the default.')
+
+    @model_validator(mode='after')
+    def _check(self) -> MixedOptions:
+        self.parts = [self._checked(number, part) for number, part in enumerate(self.parts)]
+        lengths = {part['name']: part.get('num_frame', 0) * (1 + part.get('flip_sequence', False))
+                   for part in self.parts}
+        sizes = {part['name']: part.get('gt_size') for part in self.parts}
+        for key, values in (('num_frame (doubled by flip_sequence)', lengths), ('gt_size', sizes)):
+            if len(set(values.values())) > 1:
+                raise ValueError(f'the parts differ in {key}, so they cannot share a batch: {values}')
+        return self
+
+    def _checked(self, number: int, part: dict[str, Any]) -> dict[str, Any]:
+        part = {'name': f'{self.name}/{number}', 'scale': self.scale, 'phase': self.phase, 'weight': 1.0, **part}
+        weight = part.pop('weight')
+        if not isinstance(weight, (int, float)) or weight <= 0:
+            raise ValueError(f'parts[{number}].weight must be a number above 0, got {weight!r}')
+        if part.get('type') not in DATASET_REGISTRY:
+            raise ValueError(f'parts[{number}].type: no dataset named {part.get("type")!r}; there are '
+                             f'{", ".join(sorted(DATASET_REGISTRY.keys()))}')
+        options = getattr(DATASET_REGISTRY.get(part['type']), 'Options', None)
+        if options is not None:  # BasicSR's own datasets have none
+            part = options(**part).model_dump()
+        return {**part, 'weight': float(weight)}
+
+
+def check_gt_size(gt_size: int, scale: int) -> None:
+    """Raises ValueError, naming the nearest sizes that would pass, when ``gt_size`` is no multiple of ``scale``."""
+    if gt_size % scale:
+        lower = gt_size - gt_size % scale
+        nearest = f'{lower} or {lower + scale}' if lower else f'{scale}'
+        raise ValueError(f'gt_size {gt_size} is not a multiple of scale {scale}: use {nearest}')

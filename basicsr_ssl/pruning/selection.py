@@ -1,0 +1,122 @@
+"""Which units to keep: exact, deterministic, and within a stated budget."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+
+from torch import Tensor
+
+Widths = dict[str, int]
+SCOPES = ('global', 'local')
+BUDGETS = ('units', 'params', 'macs')
+
+
+def select_units(scores: Mapping[str, Tensor], ratio: float, *, scope: str = 'global',
+                 cost: Callable[[Widths], float] | None = None, round_to: int = 1,
+                 min_keep: int = 1) -> dict[str, list[int]]:
+    """Choose the units to keep.
+
+    ``global``: all units of the network stand in one line, ordered by ``(score, group name, unit)``; the first ones of
+    the line go. ``local``: every group loses the same share of its own units. In both cases units go one step after
+    another until the network costs at most ``(1 - ratio)`` of what it costs whole: the largest network of the line
+    that meets the budget. The order is total, so equal scores and the order of the input make no difference.
+
+    Args:
+        scores: group name to scores ``(size,)``, larger is more important.
+        ratio: share of the cost to remove, in [0, 1).
+        scope: ``'global'`` or ``'local'``.
+        cost: cost of a network with these widths (parameters, multiply-accumulates). None counts units: then exactly
+            ``round(ratio * N)`` of N units go (``local``: ``round(ratio * size)`` of each group), up to ``round_to``.
+        round_to: widths become multiples of this (the nearest; a group that loses nothing keeps its width).
+        min_keep: no group falls below this many units.
+
+    Returns:
+        Group name to kept units, ascending.
+
+    Raises:
+        ValueError: ratio, scope, round_to or min_keep out of range, or the budget cannot be met.
+    """
+    if not 0 <= ratio < 1:
+        raise ValueError(f'ratio must be at least 0 and below 1 (the share to remove), got {ratio}')
+    if scope not in SCOPES:
+        raise ValueError(f'unknown scope {scope!r}; choose one of {", ".join(SCOPES)}')
+    if round_to < 1 or min_keep < 1:
+        raise ValueError(f'round_to and min_keep must be at least 1, got {round_to} and {min_keep}')
+    sizes = {name: len(values) for name, values in scores.items()}
+    ranked = {name: _ascending(values) for name, values in scores.items()}
+
+    line = _GlobalLine(scores, ranked, min_keep) if scope == 'global' else _LocalLine(sizes, min_keep)
+
+    def widths(step: int) -> Widths:
+        left = {name: size - removed for (name, size), removed in zip(sizes.items(), line(step))}
+        return {name: _round_width(left[name], size, round_to, min_keep) for name, size in sizes.items()}
+
+    if cost is None:
+        def price(widths: Widths, /) -> float:
+            return sum(widths.values())
+        removable = sum(_half_up(ratio, size) for size in sizes.values()) if scope == 'local' else \
+            _half_up(ratio, sum(sizes.values()))
+        target = sum(sizes.values()) - removable
+    else:
+        price, target = cost, (1 - ratio) * cost(dict(sizes)) * (1 + 1e-12)
+
+    # The cost never rises along the line, so the first step that meets the budget is found by bisection.
+    low, high = 0, line.steps
+    if price(widths(high)) > target:
+        share = 1 - price(widths(high)) / price(dict(sizes))
+        raise ValueError(f'ratio {ratio} cannot be reached: with min_keep {min_keep} and round_to {round_to} at most '
+                         f'{share:.4f} can be removed; choose a smaller ratio or min_keep')
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if price(widths(middle)) <= target else (middle + 1, high)
+    return {name: sorted(ranked[name][sizes[name] - width:]) for name, width in widths(low).items()}
+
+
+class _GlobalLine:
+    """Units removed from each group after k steps, one unit a step, weakest of the whole network first."""
+
+    def __init__(self, scores: Mapping[str, Tensor], ranked: Mapping[str, list[int]], min_keep: int) -> None:
+        removable = [(float(scores[name][unit]), name, unit)
+                     for name, units in ranked.items() for unit in units[:max(0, len(units) - min_keep)]]
+        self.names = list(ranked)
+        self.order = [name for _, name, _ in sorted(removable)]
+        self.steps = len(self.order)
+
+    def __call__(self, step: int) -> list[int]:
+        counts = dict.fromkeys(self.names, 0)
+        for name in self.order[:step]:
+            counts[name] += 1
+        return list(counts.values())
+
+
+class _LocalLine:
+    """Units removed from each group after k steps; each step is the next share at which some group loses a unit."""
+
+    def __init__(self, sizes: Widths, min_keep: int) -> None:
+        self.limits = [(size, max(0, size - min_keep)) for size in sizes.values()]
+        # a group of n units loses its i-th unit as soon as share * n rounds to i
+        self.shares = [Fraction(0), *sorted({Fraction(2 * i - 1, 2 * n) for n, most in self.limits
+                                             for i in range(1, most + 1)})]
+        self.steps = len(self.shares) - 1
+
+    def __call__(self, step: int) -> list[int]:
+        return [min(most, _half_up(self.shares[step], size)) for size, most in self.limits]
+
+
+def _ascending(values: Tensor) -> list[int]:
+    numbers = values.tolist()
+    return sorted(range(len(numbers)), key=lambda unit: (numbers[unit], unit))
+
+
+def _half_up(share: float | Fraction, size: int) -> int:
+    # exact for decimal ratios: 0.35 of 10 is 3.5 and rounds to 4, which 0.35 as a binary float would not
+    return int(Fraction(str(share)) * size + Fraction(1, 2))
+
+
+def _round_width(width: int, size: int, multiple: int, min_keep: int) -> int:
+    if width == size or multiple == 1:
+        return width
+    rounded = (2 * width + multiple) // (2 * multiple) * multiple
+    least = -(-min_keep // multiple) * multiple
+    return min(size, max(rounded, least, min(multiple, size)))

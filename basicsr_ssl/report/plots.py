@@ -1,0 +1,147 @@
+"""Pictures of results: crops side by side, and what pruning left of each layer."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from basicsr_ssl.checkpoints.files import write_atomically
+
+Panel = tuple[str, np.ndarray, str]
+
+DPI = 100
+# of a picture: pixels
+PANEL = 256
+GAP = 6
+LINE = 17
+# of a chart
+BARS = 50
+
+
+def pick_crop(gt: np.ndarray, dense: np.ndarray, bicubic: np.ndarray, size: int, step: int = 1) -> tuple[int, int]:
+    """The square in which a network gains most over bicubic, in squared error; the first one where several do.
+
+    Args:
+        gt, dense, bicubic: images of one size, (h, w, 3), uint8.
+        size: side of the square in pixels; one that is larger than the image is cut to fit in.
+        step: top and left are multiples of this: the scale, for the LR crop to show the same region.
+
+    Returns:
+        Top and left of the square, which lies inside the image.
+
+    Raises:
+        ValueError: the images differ in size.
+    """
+    if not gt.shape == dense.shape == bicubic.shape:
+        raise ValueError(f'images of one size are needed to compare, got {gt.shape}, {dense.shape}, {bicubic.shape}')
+    truth, new, old = (image.astype(np.int64) for image in (gt, dense, bicubic))
+    gain = ((old - truth)**2 - (new - truth)**2).sum(axis=2)
+    h, w = (min(size, side) for side in gain.shape)
+    # sums over all windows as differences of sums over all corners; integers, so that ties are ties
+    corner = np.pad(gain, ((1, 0), (1, 0))).cumsum(axis=0).cumsum(axis=1)
+    windows = (corner[h:, w:] - corner[:-h, w:] - corner[h:, :-w] + corner[:-h, :-w])[::step, ::step]
+    top, left = np.unravel_index(windows.argmax(), windows.shape)
+    return int(top) * step, int(left) * step
+
+
+def comparison_picture(path: str | os.PathLike, rows: Sequence[Sequence[Panel]]) -> None:
+    """Draw rows of crops, e.g. LR, bicubic, dense, compact, GT of one frame.
+
+    All panels are drawn at the same width, a whole multiple of the widest crop's, and pixels stay squares: an LR crop
+    appears enlarged by repetition.
+
+    Args:
+        path: PNG file.
+        rows: panels (label, image (h, w, 3) uint8 RGB, caption) from left to right; label and caption, e.g. the PSNR,
+            stand below the image.
+
+    Raises:
+        ValueError: there are no panels, or an image is of another form.
+        OSError: the file could not be written.
+    """
+    images = [image for row in rows for _, image, _ in row]
+    if not images:
+        raise ValueError('no panels to draw: give at least one row with one panel')
+    for image in images:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f'panels are images (h, w, 3) of uint8, got {image.shape} of {image.dtype}')
+    widest = max(image.shape[1] for image in images)
+    width = widest * max(1, round(PANEL / widest))
+    heights = [round(width * max(image.shape[0] / image.shape[1] for _, image, _ in row)) for row in rows]
+    texts = [LINE * (2 if any(caption for _, _, caption in row) else 1) + GAP for row in rows]
+    total = (GAP + max(map(len, rows)) * (width + GAP), GAP + sum(heights) + sum(texts) + GAP * (len(rows) - 1))
+
+    figure = Figure(figsize=(total[0] / DPI, total[1] / DPI), dpi=DPI, facecolor='white')
+    canvas = FigureCanvasAgg(figure)
+    bottom = total[1] - GAP
+    for row, height, text in zip(rows, heights, texts):
+        bottom -= height
+        for i, (label, image, caption) in enumerate(row):
+            left = GAP + i * (width + GAP)
+            axes = figure.add_axes((left / total[0], bottom / total[1], width / total[0], height / total[1]))
+            axes.imshow(image, interpolation='nearest', aspect='auto')
+            axes.set_axis_off()
+            for line, (words, weight) in enumerate(((label, 'bold'), (caption, 'normal'))):
+                shown = figure.text((left + width / 2) / total[0], (bottom - GAP / 2 - line * LINE) / total[1], words,
+                                    ha='center', va='top', fontsize=10, weight=weight)
+                _fit(shown, width, canvas)
+        bottom -= text + GAP
+    _save(figure, path)
+
+
+def kept_units_chart(path: str | os.PathLike, report: Mapping[str, Any]) -> None:
+    """Draw a bar for every layer: the share of its units that pruning kept.
+
+    Args:
+        path: PNG file.
+        report: of pruning, with ``{'groups': {name: {'kept': units, 'size': units of the dense network}}}``.
+
+    Raises:
+        ValueError: the report has no groups.
+        OSError: the file could not be written.
+    """
+    groups = report.get('groups')
+    if not groups:
+        raise ValueError('the report has no groups to draw; give the report.json of a pruning stage')
+    names = list(groups)
+    columns = -(-len(names) // BARS)
+    length = -(-len(names) // columns)
+    # `a.0.in` and `a.1.in` play the same part in different blocks and share a colour; names without dots share one too
+    parts = list(dict.fromkeys(name.rpartition('.')[2] for name in names if '.' in name))
+    figure = Figure(figsize=(4.2 * columns, 0.17 * length + 0.9), dpi=DPI, facecolor='white')
+    figure.set_layout_engine('constrained', wspace=0.06)
+    FigureCanvasAgg(figure)
+    for axes, start in zip(figure.subplots(1, columns, squeeze=False)[0], range(0, len(names), length)):
+        shown = names[start:start + length]
+        shares = [groups[name]['kept'] / groups[name]['size'] for name in shown]
+        colours = [f'C{parts.index(name.rpartition(".")[2])}' if '.' in name else '0.4' for name in shown]
+        axes.barh(shown, [1] * len(shown), color='0.9')
+        axes.barh(shown, shares, color=colours)
+        for y, name in enumerate(shown):
+            axes.text(1.02, y, f'{groups[name]["kept"]}/{groups[name]["size"]}', va='center', fontsize=7,
+                      in_layout=False)
+        axes.set_ylim(length - 0.4, -0.6)  # first layer on top; a shorter column keeps its bars as thin
+        axes.set_xlim(0, 1.2)  # room for the counts
+        axes.set_xticks([0, 0.5, 1], ['0', '50 %', '100 %'])
+        axes.tick_params(labelsize=7, length=0)
+        axes.set_frame_on(False)
+    kept, size = (sum(group[key] for group in groups.values()) for key in ('kept', 'size'))
+    figure.suptitle(f'Kept {kept} of {size} units ({kept / size:.1%})', fontsize=10)
+    _save(figure, path)
+
+
+def _fit(text: Text, width: float, canvas: FigureCanvasAgg) -> None:
+    """Make a text smaller if it is wider than ``width`` pixels."""
+    needed = text.get_window_extent(canvas.get_renderer()).width
+    if needed > width:
+        text.set_fontsize(float(text.get_fontsize()) * width / needed)
+
+
+def _save(figure: Figure, path: str | os.PathLike) -> None:
+    write_atomically(path, lambda temporary: figure.savefig(temporary, format='png', dpi=DPI))

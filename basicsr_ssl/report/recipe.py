@@ -1,0 +1,121 @@
+"""The report of a recipe: test all its networks on the same footing, write table and picture, check expectations."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from basicsr.data import build_dataset
+from basicsr.metrics import calculate_psnr
+from basicsr.utils import get_root_logger, tensor2img
+from torch import Tensor, nn
+
+from basicsr_ssl.api import network_cost
+from basicsr_ssl.archs import BicubicUpsampler
+from basicsr_ssl.checkpoints.store import BICUBIC, build_network, load_network
+from basicsr_ssl.models.validation import log_metrics, super_resolve, test_sets, validate_clips
+from basicsr_ssl.report.expectations import check_expectations
+from basicsr_ssl.report.plots import comparison_picture, kept_units_chart, pick_crop
+from basicsr_ssl.report.profile import measure_latency
+from basicsr_ssl.report.summary import write_summary
+
+PICTURE_CLIPS = 3
+# frames around the pictured one that the networks see: enough for the states to settle, and the picture of a long
+# clip does not cost another test of it
+PICTURE_FRAMES = 15
+
+
+def report_recipe(opt: dict[str, Any], files: dict[str, str]) -> list[str]:
+    """Test networks; write ``summary.json``, ``summary.md``, ``comparison.png`` and charts into the results folder.
+
+    ``kept_<label>.png`` shows which units are left, for every compact network.
+
+    Args:
+        opt: options with ``datasets``, ``val``, ``report`` and the folders of ``runtime.add_folders``. The test sets
+            are the entries ``test*`` of ``datasets``, or, without any, ``val*``.
+        files: label to network file, in the order of the table.
+
+    Returns:
+        One line for every expected figure that was missed.
+    """
+    report, device = opt['report'], torch.device('cuda' if opt['num_gpu'] else 'cpu')
+    logger, master = get_root_logger(), opt['rank'] == 0
+    nets: dict[str, Any] = {BICUBIC: BicubicUpsampler(opt['scale'])} if report['bicubic'] else {}
+    nets.update({label: BicubicUpsampler(opt['scale']) if file == BICUBIC else load_network(file)
+                 for label, file in files.items()})
+    for net in nets.values():
+        net.to(device).eval()
+    datasets = {options['name']: build_dataset(options) for options in test_sets(opt['datasets'])}
+
+    lr_size = tuple(report['lr_size'])
+    rows: list[dict[str, Any]] = []
+    for label, net in nets.items():
+        metrics = {}
+        for name, dataset in datasets.items():
+            result = validate_clips(net, dataset, name, {**opt, 'name': label}, device, opt['val']['save_img'])
+            logger.info(f'{label}:')
+            log_metrics(result, name, 0, None)
+            metrics[name] = {key: value for key, value in result.items() if key != 'clips'}
+        first = next(iter(metrics.values()), {})
+        rows.append({'network': label, **network_cost(net, lr_size), 'ms_per_frame': None,
+                     'psnr': first.get('psnr'), 'ssim': first.get('ssim'), 'metrics': metrics,
+                     'lr_size': list(lr_size), 'device': device.type, 'file': files.get(label)})
+    missed: list[str] = []
+    if master:
+        # all networks in one run, in turn: only figures of the same run compare
+        latency = measure_latency(nets, lr_size, device=device)
+        for row in rows:
+            row['ms_per_frame'] = latency[row['network']]
+        folder = opt['path']['results_root']
+        print(write_summary(folder, rows), flush=True)
+        dataset = next(iter(datasets.values()))
+        _picture(os.path.join(folder, 'comparison.png'), nets, dataset, device, report['crop'])
+        for label, net in nets.items():
+            if net.spec.form == 'compact':
+                kept_units_chart(os.path.join(folder, f'kept_{label}.png'), {'groups': _kept_units(net)})
+        logger.info(f'Wrote summary.json, summary.md and pictures into {folder}')
+        missed = check_expectations(rows, report['expect'])
+    return missed
+
+
+def _kept_units(net: Any) -> dict[str, dict[str, int]]:
+    """Group name to units kept and units of the dense network."""
+    full: Any = build_network(replace(net.spec, widths={}, index={}))
+    return {group.name: {'kept': group.size, 'size': whole.size} for group, whole in zip(net.groups, full.groups)}
+
+
+def _picture(path: str, nets: dict[str, nn.Module], dataset: Any, device: torch.device, crop: int) -> None:
+    """Crops of the middle frames of a few clips: LR, every network, GT."""
+    rows = []
+    for index in range(min(PICTURE_CLIPS, len(dataset))):
+        item = dataset[index]
+        n = len(item['lq'])
+        first = max(0, n // 2 - PICTURE_FRAMES // 2)
+        window = slice(first, first + PICTURE_FRAMES)
+        lq, middle = item['lq'][window], n // 2 - first
+        gt = _frame(item['gt'][n // 2 if len(item['gt']) == n else 0])
+        frames = {label: _frame(super_resolve(net, lq.to(device))[middle]) for label, net in nets.items()}
+        scale = gt.shape[0] // lq.shape[-2]
+        reference = frames.get(BICUBIC, next(iter(frames.values())))
+        best = next((frame for label, frame in frames.items() if label != BICUBIC), reference)
+        size = min(crop * scale, *gt.shape[:2]) // scale * scale
+        top, left = pick_crop(gt, best, reference, size, step=scale)
+        small = _frame(lq[middle])[top // scale:(top + size) // scale, left // scale:(left + size) // scale]
+        panels = [('LR', _rgb(small), item['folder'])]
+        for label, frame in frames.items():
+            panels.append((label, _rgb(frame[top:top + size, left:left + size]),
+                           f'{calculate_psnr(frame, gt, crop_border=0):.2f} dB'))
+        rows.append([*panels, ('GT', _rgb(gt[top:top + size, left:left + size]), '')])
+    comparison_picture(path, rows)
+
+
+def _frame(tensor: Tensor) -> np.ndarray:
+    """(3, h, w) in [0, 1], RGB, to (h, w, 3) uint8, BGR as BasicSR's metrics take it."""
+    return np.asarray(tensor2img([tensor]))
+
+
+def _rgb(image: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(image[..., ::-1])

@@ -1,0 +1,403 @@
+"""Network files: what goes in comes out, and what cannot be read or written is said in one message."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from basicsr.archs.basicvsr_arch import BasicVSR
+from nets import VARIANTS, clip, random_gates_, randomise_, tiny_net
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import basicsr_ssl
+from basicsr_ssl import load_network, prune_network, save_network
+from basicsr_ssl.api import with_gates
+from basicsr_ssl.checkpoints import files, store
+from basicsr_ssl.checkpoints.files import file_sha256, write_atomically, write_text
+from basicsr_ssl.checkpoints.store import build_network, read_metadata
+from basicsr_ssl.pruning.spec import Spec
+
+
+def net_of(form: str, **args: Any) -> Any:
+    dense = tiny_net(**args)
+    if form == 'dense':
+        return dense
+    gated = with_gates(dense)
+    random_gates_(gated)
+    return gated if form == 'gated' else prune_network(gated, 0.4)
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    """A good file, for the tests to damage."""
+    path = tmp_path / 'net.safetensors'
+    save_network(net_of('compact'), path)
+    return path
+
+
+def rewrite_header(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change what the file says about itself, and leave the tensors alone."""
+    metadata = read_metadata(path)
+    change(metadata)
+    save_file(load_file(path), path, metadata={store.METADATA_KEY: json.dumps(metadata)})
+
+
+# ---- round trip
+
+@pytest.mark.parametrize('args', [*VARIANTS.values(), {'flow': 'spynet'}], ids=[*VARIANTS, 'spynet'])
+@pytest.mark.parametrize('form', ['dense', 'gated', 'compact'])
+def test_round_trip(form: str, args: dict[str, Any], tmp_path: Path) -> None:
+    net, path = net_of(form, **args), tmp_path / 'new' / 'folder' / 'net.safetensors'
+    with torch.no_grad():
+        expected = net(clip())
+    save_network(net.to(memory_format=torch.channels_last), path)
+    again: Any = load_network(path)
+    assert again.spec == net.spec and again.spec.form == form
+    assert not again.training
+    with torch.no_grad():
+        assert torch.equal(again(clip()), expected)
+    assert again.state_dict().keys() == net.state_dict().keys()
+
+
+def test_the_file_says_where_it_comes_from(tmp_path: Path) -> None:
+    path = tmp_path / 'net.safetensors'
+    save_network(net_of('compact'), path, stage='prune', parent='ab12', options={'ratio': 0.4})
+    metadata = read_metadata(path)
+    assert metadata['stage'] == 'prune' and metadata['parent'] == 'ab12' and metadata['options'] == {'ratio': 0.4}
+    assert metadata['spec']['arch'] == 'PrunableBasicVSR' and metadata['spec']['format'] == 1
+    assert metadata['versions']['basicsr_ssl'] == basicsr_ssl.__version__
+    assert metadata['versions']['torch'] == torch.__version__
+    assert set(metadata['versions']) == {'basicsr_ssl', 'torch', 'basicsr', 'python'}
+    assert set(metadata) == {'spec', 'stage', 'parent', 'options', 'versions'}
+
+
+def test_the_same_network_gives_the_same_bytes(tmp_path: Path) -> None:
+    for name in ('a', 'b'):
+        save_network(net_of('compact'), tmp_path / name, stage='prune')
+    assert file_sha256(tmp_path / 'a') == file_sha256(tmp_path / 'b')
+
+
+def test_bicubic_is_a_network_by_name() -> None:
+    x = torch.full((1, 2, 3, 5, 6), 0.25)
+    torch.testing.assert_close(load_network('bicubic')(x), torch.full((1, 2, 3, 20, 24), 0.25))
+
+
+def test_foreign_networks_and_values_that_are_no_json_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match='Conv2d carries no spec'):
+        save_network(nn.Conv2d(3, 3, 3), tmp_path / 'net.safetensors')
+    with pytest.raises(TypeError, match='not JSON serializable'):
+        save_network(net_of('dense'), tmp_path / 'net.safetensors', stage=object())
+    assert not list(tmp_path.iterdir())
+
+
+# ---- BasicSR's files
+
+@pytest.fixture(scope='module')
+def basicsr_net() -> BasicVSR:
+    torch.manual_seed(0)
+    net = BasicVSR(num_feat=8, num_block=2)
+    randomise_(net)
+    return net.eval()
+
+
+def other_weights(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: tensor + 1 for name, tensor in net.state_dict().items()}
+
+
+@pytest.mark.parametrize('content', [
+    lambda net: {'params': net.state_dict()},
+    lambda net: {'params_ema': net.state_dict(), 'params': other_weights(net)},
+    lambda net: net.state_dict(),
+    lambda net: {'params': {f'module.{name}': tensor for name, tensor in net.state_dict().items()}},
+    lambda net: {'params': {name: tensor for name, tensor in net.state_dict().items() if name[-4:] not in
+                            ('mean', '.std')}},
+], ids=['params', 'params_ema-preferred', 'plain', 'module-prefix', 'without-mean-and-std'])
+@pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'legacy'])
+def test_basicsr_files_load(content: Callable, zipped: bool, basicsr_net: BasicVSR, tmp_path: Path) -> None:
+    torch.save(content(basicsr_net), tmp_path / 'net.pth', _use_new_zipfile_serialization=zipped)
+    net: Any = load_network(tmp_path / 'net.pth')
+    assert net.spec == Spec('PrunableBasicVSR', {'num_feat': 8, 'num_block': 2, 'tail_feat': 64, 'scale': 4,
+                                                 'bidirectional': True, 'act': 'lrelu', 'flow': 'spynet'})
+    own = net.state_dict()
+    assert all(torch.equal(own[name], tensor) for name, tensor in basicsr_net.state_dict().items())
+
+
+def test_param_key_chooses(basicsr_net: BasicVSR, tmp_path: Path) -> None:
+    path = tmp_path / 'net.pth'
+    torch.save({'params_ema': basicsr_net.state_dict(), 'params': other_weights(basicsr_net)}, path)
+    assert torch.equal(load_network(path, 'params').state_dict()['fusion.bias'],
+                       basicsr_net.state_dict()['fusion.bias'] + 1)
+    torch.save({'params': basicsr_net.state_dict()}, path)
+    with pytest.raises(ValueError, match="has no 'params_ema', only params: correct param_key_g"):
+        load_network(path, 'params_ema')
+
+
+@pytest.mark.parametrize('args', [*VARIANTS.values(), {'flow': 'spynet'}], ids=[*VARIANTS, 'spynet'])
+def test_a_state_dict_tells_its_arguments(args: dict[str, Any], tmp_path: Path) -> None:
+    net = tiny_net(**args)
+    torch.save({'params': net.state_dict()}, tmp_path / 'net.pth')
+    again: Any = load_network(tmp_path / 'net.pth')
+    assert again.spec.args == {**net.spec.args, 'act': 'lrelu'}  # the activation leaves no trace in the weights
+
+
+class Harmful:
+    def __reduce__(self) -> tuple:
+        return os.system, ('touch executed',)
+
+
+BAD_PTH: dict[str, tuple[Callable[[BasicVSR, Path], object], str]] = {
+    'code': (lambda net, path: torch.save({'params': net.state_dict(), 'more': Harmful()}, path),
+             'holds more than tensors: reading that would execute code'),
+    'legacy-code': (lambda net, path: torch.save(Harmful(), path, _use_new_zipfile_serialization=False),
+                    'holds more than tensors: reading that would execute code'),
+    'module': (lambda net, path: torch.save(net, path), 'holds more than tensors'),
+    'text': (lambda net, path: path.write_text('hello'), 'truncated, damaged or not a PyTorch file'),
+    'empty': (lambda net, path: path.write_bytes(b''), 'truncated, damaged or not a PyTorch file'),
+    'zeros': (lambda net, path: path.write_bytes(bytes(1000)), 'damaged or'),
+    'list': (lambda net, path: torch.save([1, 2], path), 'holds a list, expected a dict of tensors'),
+    'params-list': (lambda net, path: torch.save({'params': [1]}, path), "'params' holds a list"),
+    'wrapped': (lambda net, path: torch.save({'state_dict': net.state_dict()}, path), "'state_dict' is no tensor"),
+    'number-keys': (lambda net, path: torch.save({1: torch.ones(1)}, path), '1 is no tensor'),
+    'another-arch': (lambda net, path: torch.save({'params': {'conv.weight': torch.ones(1)}}, path),
+                     'not the weights of a BasicVSR as BasicSR names them: missing or misshapen forward_trunk'),
+    'no-blocks': (lambda net, path: torch.save({n: t for n, t in net.state_dict().items() if 'main.2' not in n}, path),
+                  'misshapen the residual blocks'),
+    'scalar': (lambda net, path: torch.save({**net.state_dict(), 'conv_hr.weight': torch.ones(())}, path),
+               'conv_hr.weight'),
+}
+
+
+@pytest.mark.parametrize(('make', 'message'), BAD_PTH.values(), ids=BAD_PTH)
+def test_bad_pth_files_are_refused(make: Callable, message: str, basicsr_net: BasicVSR, tmp_path: Path,
+                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    make(basicsr_net, tmp_path / 'net.pth')
+    with pytest.raises(ValueError, match=message) as caught:
+        load_network(tmp_path / 'net.pth')
+    assert 'net.pth' in str(caught.value)
+    assert not (tmp_path / 'executed').exists()
+
+
+@pytest.mark.filterwarnings('ignore:Detected pickle protocol')
+@pytest.mark.parametrize('zipped', [True, False], ids=['zip', 'legacy'])
+def test_a_pth_file_damaged_anywhere_is_refused_or_read_but_never_breaks(zipped: bool, tmp_path: Path) -> None:
+    path = tmp_path / 'net.pth'
+    torch.save({'params': tiny_net().state_dict()}, path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for _ in range(20):  # most of the file are weights, where damage does not show: hit the front and the end
+            at = int(torch.randint(0, 3000, (), generator=generator))
+            damaged[at if at < 1500 else -at] = int(torch.randint(0, 256, (), generator=generator))
+        path.write_bytes(damaged)
+        try:
+            load_network(path)
+        except ValueError as error:
+            assert str(path) in str(error)
+    for length in range(0, len(whole), len(whole) // 40):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match=r'damaged,? or'):
+            load_network(path)
+
+
+# ---- safetensors that cannot be read
+
+def test_missing_files(tmp_path: Path) -> None:
+    for name in ('gone.safetensors', 'gone.pth'):
+        with pytest.raises(FileNotFoundError, match=rf'no such file: .*{name}'):
+            load_network(tmp_path / name)
+
+
+@pytest.mark.parametrize('share', [0, 0.001, 0.1, 0.5, 0.99])
+def test_truncated_files(share: float, saved: Path) -> None:
+    content = saved.read_bytes()
+    saved.write_bytes(content[:int(share * len(content))])
+    with pytest.raises(ValueError, match=r'net\.safetensors is truncated or not a safetensors file'):
+        load_network(saved)
+
+
+@pytest.mark.parametrize('content', [b'\x89PNG\r\n\x1a\n' + bytes(100), b'hello', struct.pack('<Q', 2**60) + b'{}',
+                                     struct.pack('<Q', 10) + b'{"a": 1   '], ids=['png', 'text', 'huge', 'json'])
+def test_other_content_under_our_name(content: bytes, saved: Path) -> None:
+    saved.write_bytes(content)
+    with pytest.raises(ValueError, match=r'net\.safetensors is truncated or not a safetensors file'):
+        load_network(saved)
+
+
+@pytest.mark.parametrize('metadata', [None, {'format': 'pt'}], ids=['none', 'foreign'])
+def test_safetensors_of_other_projects(metadata: dict[str, str] | None, saved: Path) -> None:
+    save_file({'a': torch.ones(2)}, saved, metadata=metadata)
+    with pytest.raises(ValueError, match='not one of basicsr_ssl: it carries no network spec'):
+        load_network(saved)
+
+
+@pytest.mark.parametrize('text', ['{', '[]', '{}', '"text"', 'null'])
+def test_damaged_metadata(text: str, saved: Path) -> None:
+    save_file(load_file(saved), saved, metadata={store.METADATA_KEY: text})
+    with pytest.raises(ValueError, match=r'net\.safetensors: damaged metadata'):
+        load_network(saved)
+
+
+def of_spec(key: str, value: object) -> Callable[[dict[str, Any]], None]:
+    return lambda metadata: metadata['spec'].__setitem__(key, value)
+
+
+BAD_SPECS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    'future': (of_spec('format', 2), r'has format 2, this version of basicsr_ssl reads format 1: install a newer'),
+    'no-format': (lambda m: m['spec'].pop('format'), 'not a network spec'),
+    'list': (lambda m: m.update(spec=[1]), 'not a network spec'),
+    'null': (lambda m: m.update(spec=None), 'not a network spec'),
+    'missing-entry': (lambda m: m['spec'].pop('widths'), 'missing, unknown or ill-typed entries: widths'),
+    'unknown-entry': (of_spec('extra', 1), 'missing, unknown or ill-typed entries: extra'),
+    'ill-typed': (of_spec('args', 'x'), 'missing, unknown or ill-typed entries: args'),
+    'unknown-arch': (of_spec('arch', 'PrunableNothing'), "unknown arch 'PrunableNothing'; this version has PrunableB"),
+    'foreign-arch': (of_spec('arch', 'BasicVSR'), "unknown arch 'BasicVSR'"),
+    'unknown-argument': (lambda m: m['spec']['args'].update(depth=3), 'the spec does not fit PrunableBasicVSR.*depth'),
+    'bad-argument': (lambda m: m['spec']['args'].update(scale=3), 'scale must be one of 2, 4, got 3'),
+    'unknown-group': (lambda m: m['spec']['widths'].update(nothing=3), 'no such group in this network: nothing'),
+    'text-width': (lambda m: m['spec']['widths'].update(fusion='3'), 'the spec does not fit PrunableBasicVSR'),
+    'bad-width': (lambda m: m['spec']['widths'].update(fusion=9), r'fusion must be within 1\.\.8, got 9'),
+    'no-index': (of_spec('index', {}), 'needs an index of them'),
+    'other-widths': (lambda m: m['spec']['widths'].update(fusion=1), r'does not fit the network.*\n.*different shapes'),
+}
+
+
+@pytest.mark.parametrize(('change', 'message'), BAD_SPECS.values(), ids=BAD_SPECS)
+def test_specs_that_cannot_be_built(change: Callable, message: str, saved: Path) -> None:
+    rewrite_header(saved, change)
+    with pytest.raises(ValueError, match=message) as caught:
+        load_network(saved)
+    assert 'net.safetensors' in str(caught.value)
+
+
+def test_all_names_and_shapes_that_do_not_fit_are_listed_together(saved: Path) -> None:
+    tensors = load_file(saved)
+    del tensors['fusion.bias'], tensors['conv_last.weight']
+    tensors |= {'conv_last.bias': torch.ones(7), 'extra': torch.ones(1)}
+    save_file(tensors, saved, metadata={store.METADATA_KEY: json.dumps(read_metadata(saved))})
+    with pytest.raises(ValueError) as caught:
+        load_network(saved)
+    assert str(caught.value).split('\n') == [
+        f'{saved} does not fit the network PrunableBasicVSR:',
+        '  missing: conv_last.weight, fusion.bias',
+        '  unexpected: extra',
+        '  different shapes: conv_last.bias is (7,), the network has (3,)',
+    ]
+
+
+def test_long_lists_are_cut() -> None:
+    with pytest.raises(ValueError, match=r'missing: .* and \d+ more$'):
+        build_network(tiny_net().spec, {})
+
+
+# ---- files that cannot be written
+
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file may grow beyond 4 KiB: the operating system refuses further writes, as on a full disk."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(saved: Path, small_disk: None) -> None:
+    before = saved.read_bytes()
+    assert len(before) > 4096
+    with pytest.raises(OSError, match=r'cannot save .*net\.safetensors: .*[Ff]ile too large.*Nothing was changed'):
+        save_network(tiny_net(seed=1), saved)
+    assert saved.read_bytes() == before
+    assert list(saved.parent.iterdir()) == [saved]
+
+
+def test_no_space_left_is_reported_and_cleaned_up(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def half_written(tensors: object, path: str, metadata: object) -> None:
+        Path(path).write_bytes(b'half')
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = saved.read_bytes()
+    monkeypatch.setattr(store, 'save_file', half_written)
+    with pytest.raises(OSError, match=r'No space left on device.*free some space or choose another folder'):
+        save_network(net_of('dense'), saved)
+    assert saved.read_bytes() == before and list(saved.parent.iterdir()) == [saved]
+
+
+def test_an_interruption_while_writing_leaves_no_temporary_file(saved: Path) -> None:
+    def interrupted(path: str) -> None:
+        Path(path).write_bytes(b'half')
+        raise KeyboardInterrupt
+
+    before = saved.read_bytes()
+    with pytest.raises(KeyboardInterrupt):
+        write_atomically(saved, interrupted)
+    assert saved.read_bytes() == before and list(saved.parent.iterdir()) == [saved]
+
+
+def test_a_rename_that_fails_leaves_the_old_file(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: object, target: object) -> None:
+        raise PermissionError(errno.EACCES, 'Permission denied')
+
+    before = saved.read_bytes()
+    monkeypatch.setattr(files.os, 'replace', refuse)
+    with pytest.raises(OSError, match=r'cannot save .*Permission denied'):
+        save_network(tiny_net(seed=1), saved)
+    assert saved.read_bytes() == before and list(saved.parent.iterdir()) == [saved]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason='root may write anywhere')
+def test_a_folder_without_permission(saved: Path) -> None:
+    saved.parent.chmod(0o500)
+    try:
+        with pytest.raises(OSError, match=r'cannot save .*Permission denied'):
+            save_network(tiny_net(seed=1), saved)
+        assert list(saved.parent.iterdir()) == [saved]
+    finally:
+        saved.parent.chmod(0o700)
+
+
+def test_a_folder_that_is_a_file(saved: Path) -> None:
+    before = saved.read_bytes()
+    with pytest.raises(OSError, match=r'cannot save .*net.safetensors/inner'):
+        save_network(tiny_net(), saved / 'inner.safetensors')
+    assert saved.read_bytes() == before
+
+
+def test_saved_files_are_readable_by_others(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        write_text(tmp_path / 'a.txt', 'ü')
+    finally:
+        os.umask(before)
+    assert (tmp_path / 'a.txt').stat().st_mode & 0o777 == 0o644
+    assert (tmp_path / 'a.txt').read_bytes() == 'ü'.encode()
+
+
+def test_sha256_of_known_bytes(tmp_path: Path) -> None:
+    (tmp_path / 'abc').write_bytes(b'abc')
+    assert file_sha256(tmp_path / 'abc') == 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'
+
+
+# ---- the spec
+
+def test_spec_json_round_trip() -> None:
+    spec = Spec('A', {'n': 3, 'on': True, 'path': None}, {'g': 2}, {'g': [0, 5]})
+    assert Spec.from_json(spec.to_json()) == spec
+    assert json.loads(spec.to_json()) == {'format': 1, 'arch': 'A', 'args': {'n': 3, 'on': True, 'path': None},
+                                          'widths': {'g': 2}, 'index': {'g': [0, 5]}, 'gated': False}
+    assert (spec.form, Spec('A', gated=True).form, Spec('A').form) == ('compact', 'gated', 'dense')
+
+
+@pytest.mark.parametrize('text', ['', 'x', '[]', '3', 'null', '"format"', '{}'])
+def test_spec_of_something_else(text: str) -> None:
+    with pytest.raises(ValueError, match='not a network spec: expected a JSON object with the keys format, arch'):
+        Spec.from_json(text)
