@@ -7,7 +7,10 @@ import os
 import pickle
 import random
 import signal
+import subprocess
+import sys
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -200,18 +203,28 @@ def test_an_empty_dataset_is_refused_at_once():
 
 def test_workers_outlive_the_signals_that_the_training_process_answers():
     stream = train_loader(Dice(), {'num_worker_per_gpu': 2, 'batch_size_per_gpu': 2}, 5)
-    found = [next(stream)]
+    found = [next(stream), next(stream)]  # one from each worker: both are up
     workers = multiprocessing.active_children()
     assert len(workers) == 2
     for worker in workers:
         assert worker.pid is not None
         os.kill(worker.pid, signal.SIGINT)
         os.kill(worker.pid, signal.SIGTERM)
-    found += islice(stream, 19)
+    found += islice(stream, 18)
     assert torch.equal(rows(found), rows(batches(20)))
     assert all(worker.is_alive() for worker in workers)
     stream.close()
     assert not any(worker.is_alive() for worker in workers)
+
+
+def test_a_process_that_ends_without_closing_its_stream_does_not_wait_for_workers():
+    program = ('import basicsr_ssl\nfrom test_loader import Dice, train_loader\n'
+               'stream = train_loader(Dice(), {"num_worker_per_gpu": 2, "batch_size_per_gpu": 2}, 5)\n'
+               'next(stream), next(stream)\n'
+               'raise KeyError("reached the end")')
+    ended = subprocess.run([sys.executable, '-c', program], cwd=Path(__file__).parent, capture_output=True, text=True,
+                           timeout=120)
+    assert ended.returncode == 1 and ended.stderr.splitlines()[-1] == "KeyError: 'reached the end'"
 
 
 def test_datasets_travel_to_spawned_workers():

@@ -8,6 +8,7 @@ import os
 import resource
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -302,20 +303,27 @@ def test_long_lists_are_cut() -> None:
 
 # ---- files that cannot be written
 
-@pytest.fixture
+@contextmanager
 def small_disk() -> Iterator[None]:
-    """No file may grow beyond 4 KiB: the operating system refuses further writes, as on a full disk."""
+    """No file may grow beyond 4 KiB: the operating system refuses further writes, as on a full disk.
+
+    Not a fixture: pytest writes its own progress between fixtures and tests, perhaps into a file.
+    """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_full_disk_leaves_the_old_file_and_nothing_else(saved: Path, small_disk: None) -> None:
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(saved: Path) -> None:
     before = saved.read_bytes()
     assert len(before) > 4096
-    with pytest.raises(OSError, match=r'cannot save .*net\.safetensors: .*[Ff]ile too large.*Nothing was changed'):
-        save_network(tiny_net(seed=1), saved)
+    net = tiny_net(seed=1)
+    with small_disk(), pytest.raises(OSError, match=r'cannot save .*net\.safetensors: .*[Ff]ile too large.*'
+                                                    'Nothing was changed'):
+        save_network(net, saved)
     assert saved.read_bytes() == before
     assert list(saved.parent.iterdir()) == [saved]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing.util
 import random
 import signal
 from collections.abc import Generator, Iterator
@@ -174,18 +175,31 @@ def train_loader(dataset: Any, dataset_opt: dict[str, Any] | DatasetOptions, see
 
 
 def _batches(loader: DataLoader) -> Generator[dict[str, Any]]:
+    others = multiprocessing.active_children()
     batches = iter(loader)
-    while True:
-        try:
-            batch = next(batches)
-        except RuntimeError as error:
-            if not str(error).startswith('DataLoader worker'):
-                raise
-            raise DatasetError(f'{error}. A worker is killed when memory runs out: lower num_worker_per_gpu; in a '
-                               'container, shared memory (/dev/shm) may be what is too small') from error
-        if isinstance(batch, Failure):
-            raise DatasetError(batch.message)
-        yield batch
+    workers = [child for child in multiprocessing.active_children() if child not in others]
+    # At exit Python asks such processes with a SIGTERM to end, which ours ignore, and waits for them for ever.
+    at_exit = multiprocessing.util.Finalize(None, _kill, args=(workers,), exitpriority=0)
+    try:
+        while True:
+            try:
+                batch = next(batches)
+            except RuntimeError as error:
+                if not str(error).startswith('DataLoader worker'):
+                    raise
+                raise DatasetError(f'{error}. A worker is killed when memory runs out: lower num_worker_per_gpu; in a '
+                                   'container, shared memory (/dev/shm) may be what is too small') from error
+            if isinstance(batch, Failure):
+                raise DatasetError(batch.message)
+            yield batch
+    finally:
+        del batches  # ends the workers
+        at_exit.cancel()
+
+
+def _kill(workers: list[Any]) -> None:
+    for worker in workers:
+        worker.kill()
 
 
 def _collate(items: list[Any]) -> Any:
