@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import random
+import re
 import shutil
+from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from PIL import Image
 from pydantic import ValidationError
 
 from basicsr_ssl.data.camera import camera_path, render, size_needed
+from basicsr_ssl.data.catalog import BENCHMARKS
 from basicsr_ssl.data.clips_dataset import (
     ClipFoldersDataset,
     ClipFoldersTestDataset,
@@ -58,6 +62,12 @@ def levels(tensor):
     scaled = tensor * 255
     assert (scaled - scaled.round()).abs().max() < 1e-4
     return scaled.round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def whole(frames):
+    """(t, h, w, 3) uint8 of the frames of a test item."""
+    assert all(frame.dtype == torch.uint8 for frame in frames)
+    return torch.stack([*frames]).permute(0, 2, 3, 1).numpy()
 
 
 def photos(**options):
@@ -207,8 +217,8 @@ def test_test_clips_are_the_same_on_every_machine(tmp_path):
     save(tmp_path / 'noise.png', frame(7, 160, 200))
     item = MovingPhotosTestDataset(photos(dataroot_gt=str(tmp_path), type='MovingPhotosTestDataset'))[0]
     # sums of the grey levels that another machine had
-    assert levels(item['gt']).sum(dtype=np.int64) == 3885247
-    assert levels(item['lq']).sum(dtype=np.int64) == 242839
+    assert whole(item['gt']).sum(dtype=np.int64) == 3885247
+    assert whole(item['lq']).sum(dtype=np.int64) == 242839
 
 
 def test_small_photographs_of_a_folder_are_left_out_with_a_line_in_the_log(tmp_path, caplog):
@@ -367,36 +377,158 @@ def test_test_clips_are_whole_and_cropped_to_multiples_of_scale(tmp_path):
     dataset = ClipFoldersTestDataset(whole_clips(tmp_path))
     first, second = dataset[0], dataset[1]
     assert first['folder'] == 'a' and first['names'] == [f'{i:08d}' for i in range(5)]
-    np.testing.assert_array_equal(levels(first['gt']), np.stack(frames)[:, :32, :40])
-    assert torch.equal(first['lq'], degrade(first['gt'], 'BI', 4))
-    assert second['gt'].shape == (2, 3, 16, 20) and second['lq'].shape == (2, 3, 4, 5)
+    np.testing.assert_array_equal(whole(first['gt']), np.stack(frames)[:, :32, :40])
+    gt = torch.stack([*first['gt']])
+    assert torch.equal(torch.stack([*first['lq']]), degrade(gt, 'BI', 4))
+    assert whole(second['gt']).shape == (2, 16, 20, 3) and whole(second['lq']).shape == (2, 4, 5, 3)
+    for sequence in (first['lq'], first['gt']):
+        assert len(sequence) == 5 and len([*sequence]) == 5
+        with pytest.raises(IndexError, match='there are 5 frames, got index 5'):
+            sequence[5]
 
     window = ClipFoldersTestDataset(whole_clips(tmp_path, first_frame=1, max_frames=2, degradation='BD'))
     assert window[0]['names'] == ['00000001', '00000002'] and window[1]['names'] == ['00000001']
-    np.testing.assert_array_equal(levels(window[0]['gt']), np.stack(frames[1:3])[:, :32, :40])
-    assert torch.equal(window[0]['lq'], degrade(first['gt'][1:3], 'BD', 4))
+    np.testing.assert_array_equal(whole(window[0]['gt']), np.stack(frames[1:3])[:, :32, :40])
+    assert torch.equal(torch.stack([*window[0]['lq']]), degrade(gt[1:3], 'BD', 4))
 
 
 def test_test_clips_with_lr_files(tmp_path):
     make_clip(tmp_path / 'gt' / 'a', 2, height=34, width=43)
     make_clip(tmp_path / 'lq' / 'a', 2, height=34, width=43, scale=4)
     item = ClipFoldersTestDataset(whole_clips(tmp_path / 'gt', dataroot_lq=str(tmp_path / 'lq')))[0]
-    np.testing.assert_array_equal(levels(item['lq']), np.stack([frame(1000, 8, 10), frame(1001, 8, 10)]))
-    assert item['gt'].shape == (2, 3, 32, 40)
+    np.testing.assert_array_equal(whole(item['lq']), np.stack([frame(1000, 8, 10), frame(1001, 8, 10)]))
+    assert whole(item['gt']).shape == (2, 32, 40, 3)
 
 
 @pytest.mark.parametrize('cache', [False, True])
 def test_frames_are_read_when_asked_for_and_kept_only_on_request(tmp_path, cache):
     make_clip(tmp_path / 'a', 2)
     dataset = ClipFoldersTestDataset(whole_clips(tmp_path, cache_data=cache))
-    before = dataset[0]['gt'].clone()
+    first = dataset[0]
+    before = whole(first['gt'])
     make_clip(tmp_path / 'a', 2, seed=30)
-    assert torch.equal(dataset[0]['gt'], before) == cache
+    for item in (first, dataset[0]):
+        assert np.array_equal(whole(item['gt']), before) == cache
 
 
 def test_a_folder_of_frames_is_itself_a_clip(tmp_path):
     make_clip(tmp_path / 'holiday', 3)
     assert [item['folder'] for item in ClipFoldersTestDataset(whole_clips(tmp_path / 'holiday'))] == ['holiday']
+
+
+# --- benchmarks
+
+@pytest.fixture
+def small_vid4(tmp_path, monkeypatch):
+    """A Vid4 of two clips of 3 and 2 frames, 32 x 40, that the catalogue knows; with LR files; as relative paths."""
+    small = replace(BENCHMARKS['Vid4'], clips={'a': 3, 'b': 2}, clip_count=2, sizes=(32, 40))
+    monkeypatch.setitem(BENCHMARKS, 'Vid4', small)
+    for name, length in small.clips.items():
+        make_clip(tmp_path / 'gt' / name, length)
+        make_clip(tmp_path / 'lq' / name, length, scale=4)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def vid4(**options):
+    return whole_clips('gt', **{'benchmark': 'Vid4', 'dataroot_lq': 'lq', **options})
+
+
+def check_partial(problem, frames, **options):
+    """Refused with a message that matches; with allow_partial a set of these frames by clip, which says so."""
+    with pytest.raises(DatasetError, match=problem) as caught:
+        ClipFoldersTestDataset(vid4(**options))
+    message = str(caught.value)
+    assert message.startswith('tests: the frames are not the whole benchmark Vid4: ') and '\n' not in message
+    assert 'test on what there is with --allow-partial, which marks the results as partial' in message
+    dataset = ClipFoldersTestDataset(vid4(allow_partial=True, **options))
+    assert re.search(problem, '; '.join(dataset.partial))
+    assert {item['folder']: ' '.join(name[-1] for name in item['names']) for item in dataset} == frames
+    for item in dataset:
+        assert whole(item['gt']).shape[1:3] == tuple(4 * side for side in whole(item['lq']).shape[1:3])
+
+
+def test_options_know_the_benchmarks_of_the_catalogue():
+    names = get_args(get_args(ClipFoldersTestDataset.Options.model_fields['benchmark'].annotation)[0])
+    assert set(names) == set(BENCHMARKS)
+
+
+def test_a_whole_benchmark(small_vid4):
+    make_clip(small_vid4 / 'gt' / 'of_another_benchmark', 3)
+    for options in ({}, {'dataroot_lq': None}, {'allow_partial': True}, {'clips': ['b', 'a']}):
+        dataset = ClipFoldersTestDataset(vid4(**options))
+        assert dataset.partial == []
+        assert sorted(clip.name for clip in dataset.clips) == ['a', 'b']
+        assert [len(item['gt']) for item in dataset] == ([2, 3] if 'clips' in options else [3, 2])
+    assert ClipFoldersTestDataset(whole_clips('gt')).partial == []
+
+
+@pytest.mark.parametrize('root', ['gt', 'lq'])
+def test_a_benchmark_with_a_frame_missing(small_vid4, root):
+    (small_vid4 / root / 'a' / '00000001.png').unlink()
+    check_partial(f"clip 'a' of Vid4 must have 3 frames, numbered 0 to 2; missing in {root}/a: 1",
+                  {'a': '0 2', 'b': '0 1'})
+
+
+@pytest.mark.parametrize('root', ['gt', 'lq'])
+def test_a_benchmark_with_a_clip_missing(small_vid4, root):
+    shutil.rmtree(small_vid4 / root / 'a')
+    check_partial("there are no frames of 1 of the 2 clips: a", {'b': '0 1'})
+    shutil.rmtree(small_vid4 / root / 'b')
+    with pytest.raises(DatasetError, match=r'tests: nothing of the benchmark Vid4 is in gt and lq\. datasets/README'):
+        ClipFoldersTestDataset(vid4(allow_partial=True))
+
+
+def test_a_benchmark_used_in_part(small_vid4):
+    check_partial("clip 'a' of Vid4 must have 3 frames.*missing in gt/a: 0, 2", {'a': '1', 'b': '1'}, first_frame=1,
+                  max_frames=1)
+    check_partial("there are no frames of 1 of the 2 clips: a", {'b': '0 1'}, exclude=['a'])
+    check_partial("there are no frames of 1 of the 2 clips: a", {'b': '0 1'}, clips=['b'])
+
+
+def test_a_benchmark_with_files_that_are_none_of_it(small_vid4):
+    pixels = frame(1)
+    save(small_vid4 / 'gt' / 'a' / '00000001.png', pixels[..., 2])
+    check_partial('gt/a/00000001.png has 8-bit grey pixels, expected 8-bit RGB', {'a': '0 1 2', 'b': '0 1'})
+    for root, i in (('gt', 1), ('gt', 2), ('lq', 0), ('lq', 1), ('lq', 2)):
+        small = pixels[:16, :20] if root == 'gt' else pixels[:4, :5]
+        save(small_vid4 / root / 'a' / f'{i:08d}.png', small + np.uint8(i))
+    save(small_vid4 / 'gt' / 'a' / '00000000.png', pixels[16:, 20:])
+    with pytest.raises(DatasetError, match=r'gt/a/00000000.png is 20x16, expected 40x32 .*; and 2 more\. Complete it'):
+        ClipFoldersTestDataset(vid4())
+    dataset = ClipFoldersTestDataset(vid4(allow_partial=True))
+    assert len(dataset.partial) == 6 and 'LR: lq/a/00000002.png is 5x4, expected 10x8 (width x height)' in \
+        dataset.partial
+    Image.fromarray(np.zeros((32, 40), dtype=np.uint16)).save(small_vid4 / 'gt' / 'b' / '00000001.png')
+    with pytest.raises(DatasetError, match=r'gt/b/00000001\.png has 16-bit grey pixels, expected 8-bit RGB'):
+        ClipFoldersTestDataset(vid4(exclude=['a'], dataroot_lq=None))
+
+
+def test_a_benchmark_whose_clips_a_list_names(small_vid4, monkeypatch):
+    small = replace(BENCHMARKS['Vimeo90K-T'], clip_count=2, frames=2, sizes=(32, 40), first_frame=0)
+    monkeypatch.setitem(BENCHMARKS, 'Vimeo90K-T', small)
+    with pytest.raises(ValidationError, match='the clips of Vimeo90K-T are those that a list names: set meta_info'):
+        ClipFoldersTestDataset(whole_clips('gt', benchmark='Vimeo90K-T'))
+    make_clip(small_vid4 / 'gt' / '00001' / '0002', 2)
+    (small_vid4 / 'list.txt').write_text('b\n00001/0002\n')
+    dataset = ClipFoldersTestDataset(whole_clips('gt', benchmark='Vimeo90K-T', meta_info_file='list.txt'))
+    assert [item['folder'] for item in dataset] == ['b', '00001/0002'] and dataset.partial == []
+    (small_vid4 / 'list.txt').write_text('b\n')
+    with pytest.raises(DatasetError, match='Vimeo90K-T has 2 clips, but there are 1'):
+        ClipFoldersTestDataset(whole_clips('gt', benchmark='Vimeo90K-T', meta_info_file='list.txt'))
+
+
+def test_real_benchmarks(test_data, tmp_path):
+    vid4_root = test_data / 'vid4'
+    dataset = ClipFoldersTestDataset(whole_clips(vid4_root / 'GT', benchmark='Vid4',
+                                                 dataroot_lq=str(vid4_root / 'BIx4')))
+    assert dataset.partial == [] and [len(item['lq']) for item in dataset] == [41, 34, 49, 47]
+    (tmp_path / '000').symlink_to(test_data / 'reds' / 'GT' / 'seq_3')
+    with pytest.raises(DatasetError, match=r"no frames of 3 of the 4 clips: 011, 015, 020; GT: clip '000' of REDS4 "
+                                           r'must have 100 frames, numbered 0 to 99; missing in .*000: 10 to 99'):
+        ClipFoldersTestDataset(whole_clips(tmp_path, benchmark='REDS4'))
+    dataset = ClipFoldersTestDataset(whole_clips(tmp_path, benchmark='REDS4', allow_partial=True))
+    assert len(dataset.partial) == 2 and [(item['folder'], len(item['gt'])) for item in dataset] == [('000', 10)]
 
 
 # --- mixtures
@@ -488,7 +620,8 @@ def root(tmp_path, monkeypatch):
 def check_message(message, options):
     """Building, or else reading, must fail with a DatasetError of one line that matches."""
     with pytest.raises(DatasetError, match=message) as caught:
-        list(build_dataset(options))
+        for item in build_dataset(options):
+            list(item['lq'])
     assert '\n' not in str(caught.value)
 
 

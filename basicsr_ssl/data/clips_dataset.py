@@ -1,8 +1,12 @@
 """Datasets of clips: a camera moving over photographs, and folders of frames; for training and for testing.
 
-Training items are ``{'lq': (t, 3, h, w), 'gt': (t, 3, scale*h, scale*w), 'key': str}``, test items whole clips
-``{'lq', 'gt', 'folder': str, 'names': list of t frame names}``; float32 RGB in [0, 1], in steps of 1/255.
-All randomness of training items comes from Python's ``random``, so that a seed before the call fixes the item.
+Training items are ``{'lq': (t, 3, h, w), 'gt': (t, 3, scale*h, scale*w), 'key': str}``, float32 RGB in [0, 1], in steps
+of 1/255. All their randomness comes from Python's ``random``, so that a seed before the call fixes the item.
+
+Test items are whole clips, ``{'lq', 'gt', 'folder': str, 'names': list of n frame names}``. A hundred GT frames of
+720x1280 would be 1.1 GB of float32, so ``lq`` and ``gt`` are sequences (``len``, index, iteration) of n frames as files
+hold them: (3, h, w) and (3, scale*h, scale*w), uint8 RGB. Frames of folders are read, and LR made from GT, when a frame
+is asked for, which several threads may do at once; the sizes in the headers of all files are checked with the item.
 """
 
 from __future__ import annotations
@@ -21,13 +25,25 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from basicsr_ssl.data.camera import Uniform, camera_path, render, size_needed
+from basicsr_ssl.data.clip_folders import (
+    Clip,
+    check_pair,
+    check_same_size,
+    collect_benchmark,
+    collect_clips,
+    common_size,
+    frame_files,
+    used_frames,
+)
 from basicsr_ssl.data.degradations import Degradation, degrade
 from basicsr_ssl.data.frames import (
     DatasetError,
+    LazyFrames,
     existing_folder,
     find_clips,
     image_size,
     list_images,
+    read_frame,
     read_image,
     shortened,
 )
@@ -49,14 +65,6 @@ class Photo(NamedTuple):
     """A photograph: its name in keys and results, and its file."""
     name: str
     path: Path
-
-
-class Clip(NamedTuple):
-    """A clip: its name, its folder below the roots, and its file names in order (no LR names: LR is made from GT)."""
-    name: str
-    folder: str
-    gt_frames: tuple[str, ...]
-    lq_frames: tuple[str, ...] | None
 
 
 class _PhotoClips:
@@ -177,10 +185,9 @@ class MovingPhotosTestDataset(Dataset):
         photo = self.source.photos[photo_index]
         # by name, so that a clip stays the same when photographs are added
         generator = random.Random(f'{self.options.seed}/{photo.name}/{number}')
-        frames = self.source.clip(photo, generator.uniform)
-        lq = _degraded(frames, self.options.degradation, self.options.scale)
-        return {'lq': _to_tensor(lq), 'gt': _to_tensor(list(frames)), 'folder': f'{photo.name}_{number}',
-                'names': [f'{i:08d}' for i in range(len(frames))]}
+        gt = torch.from_numpy(self.source.clip(photo, generator.uniform)).permute(0, 3, 1, 2)
+        lq = degrade(gt, self.options.degradation, self.options.scale)
+        return {'lq': lq, 'gt': gt, 'folder': f'{photo.name}_{number}', 'names': [f'{i:08d}' for i in range(len(gt))]}
 
     def __len__(self) -> int:
         return len(self.source.photos) * self.options.clips_per_photo
@@ -204,7 +211,7 @@ class ClipFoldersDataset(Dataset):
 
     def __init__(self, opt: dict[str, Any]) -> None:
         self.options = self.Options(**opt)
-        self.clips = _collect_clips(self.options)
+        self.clips = collect_clips(self.options)
         longest = (self.options.num_frame - 1) * max(self.options.interval_list) + 1
         for clip in self.clips:
             if len(clip.gt_frames) < longest:
@@ -213,7 +220,7 @@ class ClipFoldersDataset(Dataset):
                                    f'{longest}. Lower num_frame, or add the clip to exclude')
         self._starts = np.cumsum([len(clip.gt_frames) - self.options.num_frame + 1 for clip in self.clips])
         # the first clip shows a wrong scale or folder at once; the others are checked as they are read
-        sizes = [image_size(path) for path in _paths(self.options, self.clips[0], 0) if path is not None]
+        sizes = [image_size(path) for path in frame_files(self.options, self.clips[0], 0) if path is not None]
         self._check_sizes(self.clips[0], sizes[0], sizes[1] if len(sizes) > 1 else None)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -252,7 +259,7 @@ class ClipFoldersDataset(Dataset):
         return int(self._starts[-1])
 
     def _check_sizes(self, clip: Clip, gt: tuple[int, ...], lq: tuple[int, ...] | None) -> None:
-        _check_pair(clip, self.options.scale, gt, lq)
+        check_pair(clip, self.options.scale, gt, lq)
         if min(gt) < self.options.gt_size:
             raise DatasetError(f"clip '{clip.name}' has GT frames of {gt[0]} x {gt[1]}, smaller than gt_size "
                                f'{self.options.gt_size}. Lower gt_size, or add the clip to exclude')
@@ -262,20 +269,31 @@ class ClipFoldersDataset(Dataset):
 class ClipFoldersTestDataset(Dataset):
     """Whole clips from folders of frames, for validation and testing; GT is cropped to multiples of ``scale``.
 
-    Frames are read when a clip is asked for.
+    With ``benchmark`` the frames must be those of a published benchmark: GT, and LR where it comes from files.
 
     Args:
         opt: keys of :class:`ClipFoldersTestOptions`.
 
+    Attributes:
+        clips: those found, in the order of the items.
+        partial: what makes the frames something else than the whole ``benchmark``, a sentence each; empty when they
+            are that, or without ``benchmark``. Only ``allow_partial`` lets a dataset with such problems come to be: it
+            has the frames of which there are GT and LR.
+
     Raises:
-        DatasetError: folders, clips or frames that are missing, too few or do not match.
+        DatasetError: folders, clips or frames that are missing, too few, of other sizes, or that do not match; frames
+            that are not the whole ``benchmark``, without ``allow_partial``.
     """
 
     Options = ClipFoldersTestOptions
 
     def __init__(self, opt: dict[str, Any]) -> None:
         self.options = self.Options(**opt)
-        self.clips = _collect_clips(self.options)
+        self.partial: list[str] = []
+        if self.options.benchmark is None:
+            self.clips = collect_clips(self.options)
+        else:
+            self.clips, self.partial = collect_benchmark(self.options)
         for clip in self.clips:
             if len(clip.gt_frames) <= self.options.first_frame:
                 raise DatasetError(f"clip '{clip.name}' has {len(clip.gt_frames)} frames, so none is left from "
@@ -286,19 +304,17 @@ class ClipFoldersTestDataset(Dataset):
         index = _in_range(index, len(self))
         if index in self._cache:
             return dict(self._cache[index])
-        options, clip = self.options, self.clips[index]
-        end = len(clip.gt_frames)
-        if options.max_frames is not None:
-            end = min(end, options.first_frame + options.max_frames)
-        order = list(range(options.first_frame, end))
-        gt, lq = _read_frames(options, clip, order)
-        _check_pair(clip, options.scale, gt.shape[1:3], None if lq is None else lq.shape[1:3])
-        gt = _mod_crop(gt, options.scale)
-        if lq is None:
-            lq = _degraded(gt, options.degradation, options.scale)
-        item = {'lq': _to_tensor(list(lq)), 'gt': _to_tensor(list(gt)), 'folder': clip.name,
-                'names': [Path(clip.gt_frames[i]).stem for i in order]}
-        if options.cache_data:
+        options, clip, scale, keep = self.options, self.clips[index], self.options.scale, self.options.cache_data
+        paths = [frame_files(options, clip, number) for number in range(len(clip.gt_frames))[used_frames(options)]]
+        gt_paths, lq_paths = [gt for gt, _ in paths], [lq for _, lq in paths if lq is not None]
+        height, width = common_size(clip, gt_paths)
+        check_pair(clip, scale, (height, width), common_size(clip, lq_paths) if lq_paths else None)
+        height, width = height - height % scale, width - width % scale
+        gt = LazyFrames(len(paths), lambda i: read_frame(gt_paths[i])[:, :height, :width], keep)
+        lq = LazyFrames(len(paths), lambda i: read_frame(lq_paths[i]) if lq_paths
+                        else degrade(gt[i], options.degradation, scale), keep)
+        item = {'lq': lq, 'gt': gt, 'folder': clip.name, 'names': [path.stem for path in gt_paths]}
+        if keep:
             self._cache[index] = item
         return dict(item)
 
@@ -337,72 +353,9 @@ class MixedDataset(Dataset):
         return int(self._ends[-1])
 
 
-def _collect_clips(options: ClipSourceOptions) -> list[Clip]:
-    """The clips that the options choose, with the frames of GT and LR paired by their order."""
-    root = existing_folder(options.dataroot_gt, 'dataroot_gt')
-    wanted = _listed_clips(options)
-    if wanted is None:
-        found = find_clips(root)
-        if not found:
-            raise DatasetError(f'dataroot_gt: no folder in {root} holds images. It should hold one folder of frames '
-                               'per clip, see datasets/README.md')
-    else:
-        found = {name: list_images(root / name) if (root / name).is_dir() else () for name in wanted}
-        if missing := [name for name, frames in found.items() if not frames]:
-            raise DatasetError(f'dataroot_gt: {root} has no frames of the clips {shortened(missing)}. Correct '
-                               f'{"meta_info_file" if options.meta_info_file else "clips"}; the folder holds '
-                               f'{shortened(sorted(entry.name for entry in root.iterdir())) or "nothing"}')
-    if unknown := [name for name in options.exclude if name not in found]:
-        raise DatasetError(f'exclude: there is no clip {shortened(unknown)} in {root}; there are '
-                           f'{shortened(list(found))}. Correct the name, or take it out')
-    found = {name: frames for name, frames in found.items() if name not in options.exclude}
-    if not found:
-        raise DatasetError(f'exclude leaves no clip of {root}')
-
-    lq_root = None if options.dataroot_lq is None else existing_folder(options.dataroot_lq, 'dataroot_lq')
-    shared: dict[tuple[str, ...], tuple[str, ...]] = {}  # the 64,612 clips of Vimeo90K share one list of names
-    clips = []
-    for folder, frames in found.items():
-        name = root.resolve().name if folder == '.' else folder
-        lq_frames = None if lq_root is None else _lq_frames(name, lq_root / folder, frames, root / folder)
-        clips.append(Clip(name, folder, shared.setdefault(frames, frames),
-                          lq_frames and shared.setdefault(lq_frames, lq_frames)))
-    return clips
-
-
-def _listed_clips(options: ClipSourceOptions) -> list[str] | None:
-    if options.meta_info_file is None:
-        return options.clips
-    path = Path(options.meta_info_file).expanduser()
-    try:
-        names = [line.split()[0] for line in path.read_text(encoding='utf-8').splitlines() if line.strip()]
-    except OSError as error:
-        raise DatasetError(f'meta_info_file: cannot read {path}: {error.strerror}. datasets/README.md says where such '
-                           'files come from') from error
-    if not names:
-        raise DatasetError(f'meta_info_file: {path} names no clip; each line should begin with one')
-    return names
-
-
-def _lq_frames(name: str, folder: Path, gt_frames: tuple[str, ...], gt_folder: Path) -> tuple[str, ...]:
-    frames = list_images(folder) if folder.is_dir() else ()
-    if len(frames) != len(gt_frames):
-        raise DatasetError(f"clip '{name}' has {len(gt_frames)} GT frames in {gt_folder} but {len(frames)} LR frames "
-                           f'in {folder}. Complete it, exclude it, or leave dataroot_lq out to make LR from GT')
-    return frames
-
-
-def _paths(options: ClipSourceOptions, clip: Clip, number: int) -> tuple[Path, Path | None]:
-    """Files of the GT and the LR frame ``number`` of a clip."""
-    gt = Path(options.dataroot_gt).expanduser() / clip.folder / clip.gt_frames[number]
-    if options.dataroot_lq is None or clip.lq_frames is None:
-        return gt, None
-    return gt, Path(options.dataroot_lq).expanduser() / clip.folder / clip.lq_frames[number]
-
-
 def _read_frames(options: ClipSourceOptions, clip: Clip, order: list[int]) -> tuple[np.ndarray, np.ndarray | None]:
     """(t, h, w, 3) uint8 RGB of GT, and of LR where there are files of it."""
-    paths = [_paths(options, clip, number) for number in order]
+    paths = [frame_files(options, clip, number) for number in order]
     gt = _stack(clip, [gt for gt, _ in paths])
     lq_paths = [lq for _, lq in paths if lq is not None]
     return gt, _stack(clip, lq_paths) if lq_paths else None
@@ -410,22 +363,8 @@ def _read_frames(options: ClipSourceOptions, clip: Clip, order: list[int]) -> tu
 
 def _stack(clip: Clip, paths: list[Path]) -> np.ndarray:
     frames = [read_image(path) for path in paths]
-    for path, frame in zip(paths, frames):
-        if frame.shape != frames[0].shape:
-            raise DatasetError(f"clip '{clip.name}' has frames of different sizes: {paths[0]} is "
-                               f'{frames[0].shape[0]} x {frames[0].shape[1]} and {path} is {frame.shape[0]} x '
-                               f'{frame.shape[1]}. Mend or exclude it')
+    check_same_size(clip, paths, [frame.shape[:2] for frame in frames])
     return np.stack(frames)
-
-
-def _check_pair(clip: Clip, scale: int, gt: tuple[int, ...], lq: tuple[int, ...] | None) -> None:
-    """Raises DatasetError unless LR frames (h, w) fit GT frames (h, w), the latter cropped to multiples of scale."""
-    expected = gt[0] // scale, gt[1] // scale
-    if min(expected) < 1:
-        raise DatasetError(f"clip '{clip.name}' has GT frames of {gt[0]} x {gt[1]}, smaller than scale {scale}")
-    if lq is not None and tuple(lq) != expected:
-        raise DatasetError(f"clip '{clip.name}': GT frames are {gt[0]} x {gt[1]} and LR frames {lq[0]} x {lq[1]}, but "
-                           f'at scale {scale} LR must be {expected[0]} x {expected[1]}. Check scale and dataroot_lq')
 
 
 def _mod_crop(frames: np.ndarray, scale: int) -> np.ndarray:

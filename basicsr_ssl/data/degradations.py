@@ -13,8 +13,17 @@ from basicsr_ssl.nn.resize import apply_separably, bicubic_matrix, computing_typ
 
 Degradation = Literal['BI', 'BD']
 
+BD_SIGMA, BD_KERNEL = 1.6, 13
 
-def blur_downsample(img: Tensor, scale: int, sigma: float = 1.6, kernel: int = 13) -> Tensor:
+#: How LR frames are made, for those who read results: kernel, border, and where the sampled pixels lie.
+DESCRIPTIONS: dict[Degradation, dict[str, str | int]] = {
+    'BI': {'kernel': 'MATLAB bicubic, antialiased', 'border': 'symmetric', 'phase': 'centred'},
+    'BD': {'kernel': f'Gaussian, sigma {BD_SIGMA}, {BD_KERNEL}x{BD_KERNEL}', 'border': 'replicate',
+           'phase': 0},  # the first pixel of GT
+}
+
+
+def blur_downsample(img: Tensor, scale: int, sigma: float = BD_SIGMA, kernel: int = BD_KERNEL) -> Tensor:
     """Gaussian blur with replicated borders, then every ``scale``-th pixel from the first one on: BD.
 
     Papers differ in the borders and in the phase; these are those of DUF's published LR frames.

@@ -4,17 +4,48 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 EXTENSIONS = ('.png', '.jpg', '.jpeg', '.bmp', '.tif', '.tiff', '.webp')
 
 
 class DatasetError(ValueError):
     """A dataset cannot be used as its options say. The message names the file, folder or key and how to mend it."""
+
+
+class LazyFrames:
+    """Frames of a clip, (3, h, w) uint8 RGB each, made when they are asked for, by any thread.
+
+    Indexed and iterated over like a tensor (n, 3, h, w), which serves as well where a clip is small.
+
+    Args:
+        count: number of frames n.
+        make: gives frame ``i``, 0 <= i < n.
+        keep: keep each frame after it has been made.
+    """
+
+    def __init__(self, count: int, make: Callable[[int], Tensor], keep: bool = False) -> None:
+        self._count, self._make, self._keep = count, make, keep
+        self._kept: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, index: int) -> Tensor:
+        if not 0 <= index < self._count:
+            raise IndexError(f'there are {self._count} frames, got index {index}')
+        frame = self._kept.get(index)
+        if frame is None:
+            frame = self._make(index)
+            if self._keep:
+                self._kept[index] = frame
+        return frame
 
 
 def existing_folder(path: str | os.PathLike, key: str) -> Path:
@@ -65,6 +96,11 @@ def read_image(path: Path) -> np.ndarray:
     except (OSError, SyntaxError, ValueError, EOFError) as error:
         raise _unreadable(path, error) from error
     raise DatasetError(f'{path} has more than 8 bits per channel, which no benchmark here uses: convert it to 8 bit')
+
+
+def read_frame(path: Path) -> Tensor:
+    """``read_image`` as a tensor (3, h, w) uint8, a view of pixels that lie together."""
+    return torch.from_numpy(read_image(path)).permute(2, 0, 1)
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from basicsr.utils.registry import DATASET_REGISTRY
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from basicsr_ssl.data.catalog import BENCHMARKS
 from basicsr_ssl.data.degradations import Degradation
 
 _GT_SIZE = 'Height and width of a GT patch in pixels; a multiple of scale.'
@@ -153,7 +154,20 @@ class ClipFoldersTestOptions(ClipSourceOptions):
 
     first_frame: int = Field(0, ge=0, description='Frames to skip at the start of each clip.')
     max_frames: int | None = Field(None, ge=1, description='Use at most this many frames of each clip; null: all.')
-    cache_data: bool = Field(False, description='Keep the clips in memory after their first use.')
+    cache_data: bool = Field(False, description='Keep the frames in memory, as 8 bit, after their first use.')
+    benchmark: Literal['REDS4', 'Vimeo90K-T', 'Vid4', 'UDM10'] | None = Field(None, description=(
+        'The published benchmark that the clips must be, in names, frames and sizes, or they are refused; null: any '
+        'clips. Chooses its clips where they have fixed names, unless clips or meta_info_file is given.'))
+    allow_partial: bool = Field(False, description='Test on what there is of the benchmark, and mark the results as '
+                                'partial; as --allow-partial.')
+
+    @model_validator(mode='after')
+    def _named_by_a_list(self) -> ClipFoldersTestOptions:
+        list_file = BENCHMARKS[self.benchmark].list_file if self.benchmark else None
+        if list_file is not None and self.clips is None and self.meta_info_file is None:
+            raise ValueError(f'the clips of {self.benchmark} are those that a list names: set meta_info_file to it, '
+                             f'e.g. datasets/{list_file}')
+        return self
 
 
 class MixedOptions(DatasetOptions):
