@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 from basicsr.data import build_dataset
 from basicsr.metrics import calculate_psnr
-from basicsr.utils import get_root_logger, tensor2img
-from torch import Tensor, nn
+from basicsr.utils import get_root_logger
+from torch import nn
 
 from basicsr_ssl.api import network_cost
 from basicsr_ssl.archs import BicubicUpsampler
 from basicsr_ssl.checkpoints.store import BICUBIC, build_network, load_network
-from basicsr_ssl.models.validation import log_metrics, super_resolve, test_sets, validate_clips
+from basicsr_ssl.models.inference import as_clip, as_image, super_resolve
+from basicsr_ssl.models.validation import log_metrics, metric_means, test_sets, validate_clips
 from basicsr_ssl.report.expectations import check_expectations
 from basicsr_ssl.report.plots import comparison_picture, kept_units_chart, pick_crop
 from basicsr_ssl.report.profile import measure_latency
@@ -58,7 +60,7 @@ def report_recipe(opt: dict[str, Any], files: dict[str, str]) -> list[str]:
             result = validate_clips(net, dataset, name, {**opt, 'name': label}, device, opt['val']['save_img'])
             logger.info(f'{label}:')
             log_metrics(result, name, 0, None)
-            metrics[name] = {key: value for key, value in result.items() if key != 'clips'}
+            metrics[name] = metric_means(result)
         first = next(iter(metrics.values()), {})
         rows.append({'network': label, **network_cost(net, lr_size), 'ms_per_frame': None,
                      'psnr': first.get('psnr'), 'ssim': first.get('ssim'), 'metrics': metrics,
@@ -94,27 +96,22 @@ def _picture(path: str, nets: dict[str, nn.Module], dataset: Any, device: torch.
         item = dataset[index]
         n = len(item['lq'])
         first = max(0, n // 2 - PICTURE_FRAMES // 2)
-        window = slice(first, first + PICTURE_FRAMES)
-        lq, middle = item['lq'][window], n // 2 - first
-        gt = _frame(item['gt'][n // 2 if len(item['gt']) == n else 0])
-        frames = {label: _frame(super_resolve(net, lq.to(device))[middle]) for label, net in nets.items()}
+        lq = as_clip(item['lq'][i] for i in range(first, min(n, first + PICTURE_FRAMES)))
+        middle, gt = n // 2 - first, as_image(item['gt'][n // 2])
+        frames = {label: as_image(next(islice(super_resolve(net, lq.to(device)), middle, None)))
+                  for label, net in nets.items()}
         scale = gt.shape[0] // lq.shape[-2]
         reference = frames.get(BICUBIC, next(iter(frames.values())))
         best = next((frame for label, frame in frames.items() if label != BICUBIC), reference)
         size = min(crop * scale, *gt.shape[:2]) // scale * scale
         top, left = pick_crop(gt, best, reference, size, step=scale)
-        small = _frame(lq[middle])[top // scale:(top + size) // scale, left // scale:(left + size) // scale]
+        small = as_image(lq[middle])[top // scale:(top + size) // scale, left // scale:(left + size) // scale]
         panels = [('LR', _rgb(small), item['folder'])]
         for label, frame in frames.items():
             panels.append((label, _rgb(frame[top:top + size, left:left + size]),
                            f'{calculate_psnr(frame, gt, crop_border=0):.2f} dB'))
         rows.append([*panels, ('GT', _rgb(gt[top:top + size, left:left + size]), '')])
     comparison_picture(path, rows)
-
-
-def _frame(tensor: Tensor) -> np.ndarray:
-    """(3, h, w) in [0, 1], RGB, to (h, w, 3) uint8, BGR as BasicSR's metrics take it."""
-    return np.asarray(tensor2img([tensor]))
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:
