@@ -4,6 +4,10 @@
 called_from=$PWD
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 cd "$root" || exit
+case ${DATA_ROOT:-/} in  # as the caller means it
+    /* | '~'*) ;;
+    *) export DATA_ROOT=$called_from/$DATA_ROOT ;;
+esac
 # OpenMP's threads spin while they wait, which beside any other load makes training of small networks many times slower.
 export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-PASSIVE}
 
@@ -30,13 +34,15 @@ choose_python() {  # sets PYTHON unless the caller did: the interpreter of the e
         die "no Python at $PYTHON: run 'bash scripts/setup_env.sh', activate the environment to use, or set PYTHON"
 }
 
-option_file() {  # FILE, as the caller or the project names it; prints a path that is valid in the project's folder
-    if [[ $1 != /* && $called_from != "$root" && -f $called_from/$1 ]]; then
-        printf '%s\n' "$called_from/$1"
-    elif [[ -f $1 ]]; then
-        printf '%s\n' "$1"
+find_file() {  # WHAT FILE, as the caller or the project names it; prints a path that is valid in the project's folder
+    if [[ $2 != /* && $called_from != "$root" && -f $called_from/$2 ]]; then
+        printf '%s\n' "$called_from/$2"
+    elif [[ -f $2 ]]; then
+        printf '%s\n' "$2"
+    elif [[ $2 == /* ]]; then
+        die "$1 $2 not found"
     else
-        die "option file $1 not found, neither from $called_from nor from $root"
+        die "$1 $2 not found, neither from $called_from nor from $root"
     fi
 }
 
@@ -57,9 +63,14 @@ MASTER_PORT is 29500 unless set. PYTHON names the interpreter, by default that o
     [[ $# -ge 2 ]] || die "N and OPT are needed"$'\n'"$usage"
     [[ $1 =~ ^[1-9][0-9]*$ ]] || die "N must be a positive number of processes, not '$1'"$'\n'"$usage"
     local processes=$1 option
-    option=$(option_file "$2")
+    option=$(find_file "option file" "$2")
     shift 2
+    start "$command" "$processes" "$option" "$@"
+}
 
+start() {  # train|test N OPT [extra arguments...]: through torchrun
+    local command=$1 processes=$2 option=$3
+    shift 3
     local nodes=${NNODES:-1} rendezvous
     if [[ $nodes == 1 && -z ${MASTER_PORT:-} ]]; then
         rendezvous=(--standalone)  # takes a free port
@@ -80,4 +91,35 @@ MASTER_PORT is 29500 unless set. PYTHON names the interpreter, by default that o
     fi
     exec "$PYTHON" -m torch.distributed.run "${rendezvous[@]}" --nproc_per_node "$processes" \
         -m basicsr_ssl "$command" -opt "$option" --launcher pytorch "$@"
+}
+
+test_benchmark() {  # OPT CHECKPOINT|bicubic [N] [extra arguments...]
+    local option=$1 script usage
+    shift
+    script=scripts/$(basename "$0")
+    usage="usage: bash $script CHECKPOINT|bicubic [N] [extra arguments]
+  CHECKPOINT  network file of any form (dense, gated, compact; .safetensors, .pth, .pt), or zoo://NAME of options/zoo.yml
+  N           processes: one per GPU, or any number on the CPU; without it one process, not started through torchrun
+DATA_ROOT says where the data lie (datasets/, see datasets/README.md). Of the extra arguments, --allow-partial tests on
+what there is of the benchmark, and --force_yml KEY=VALUE changes options: --force_yml val:save_img=true saves the frames.
+The result is results/<benchmark>_<degradation>_<network>/results.json, and table.md beside it."
+    case ${1:-} in
+        -h | --help)
+            printf '%s\n' "$usage"
+            exit 0
+            ;;
+        '') die "a checkpoint, or bicubic, is needed"$'\n'"$usage" ;;
+    esac
+    local checkpoint=$1 processes=""
+    shift
+    [[ $checkpoint == bicubic || $checkpoint == *://* ]] || checkpoint=$(find_file checkpoint "$checkpoint")
+    if [[ $# -gt 0 && $1 != -* ]]; then
+        [[ $1 =~ ^[1-9][0-9]*$ ]] || die "N must be a positive number of processes, not '$1'"$'\n'"$usage"
+        processes=$1
+        shift
+    fi
+    set -- --force_yml "path:pretrain_network_g=$checkpoint" "$@"
+    [[ -z $processes ]] || start test "$processes" "$option" "$@"
+    choose_python
+    exec "$PYTHON" -m basicsr_ssl test -opt "$option" "$@"
 }
