@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
+from typing import Any
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -13,9 +15,12 @@ def main(argv: list[str] | None = None) -> int:
     try:
         return args.run(args)
     except KeyboardInterrupt:
-        print('\nInterrupted. Finished stages are kept; the same command continues, for a single stage with '
+        print('\nInterrupted. What was finished is kept; the same command continues, a single training stage with '
               '--auto_resume.', file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read the output, `head` say, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (OSError, ValueError, FloatingPointError) as error:
         # an error of these kinds says what is wrong and how to mend it: no traceback in its way
         print(f'basicsr-ssl: {error}', file=sys.stderr)
@@ -25,21 +30,60 @@ def main(argv: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog='basicsr-ssl', description='Structured pruning for video super-resolution.')
     commands = parser.add_subparsers(required=True, metavar='COMMAND')
+
+    def add(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=text, description=text)
+        command.set_defaults(run=run)
+        return command
+
     for name, run, text in (('train', _train, 'train a stage, or run all stages of a recipe'),
                             ('test', _test, 'test a network on the test sets of an option file')):
-        command = commands.add_parser(name, help=text, description=text)
+        command = add(name, run, text)
         command.add_argument('-opt', required=True, metavar='FILE', help='option file (YAML)')
         command.add_argument('--launcher', choices=('none', 'pytorch', 'slurm'), default='none',
                              help='who starts the processes; scripts/dist_train.sh sets it')
-        command.add_argument('--force_yml', nargs='+', default=[], metavar='KEY=VALUE',
+        command.add_argument('--force_yml', nargs='+', action='extend', default=[], metavar='KEY=VALUE',
                              help='change options, e.g. train:total_iter=100')
         command.add_argument('--debug', action='store_true', help='short intervals; the name gets the prefix debug_')
         command.add_argument('--auto_resume', action='store_true',
                              help='continue from the latest state (a recipe does so anyway)')
         command.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
-        command.set_defaults(run=run)
-    schema = commands.add_parser('schema', help='print the JSON schema of option files, for editors')
-    schema.set_defaults(run=_schema)
+        if name == 'test':
+            command.add_argument('--allow-partial', action='store_true',
+                                 help="test on what there is of a benchmark; the results are marked as partial")
+
+    prepare = add('prepare', _prepare, 'check the frames of a data set, make LR frames, meta files and LMDB')
+    prepare.add_argument('dataset', choices=('reds', 'vimeo90k', 'vid4', 'udm10'))
+    prepare.add_argument('--root', default=os.environ.get('DATA_ROOT') or 'datasets', metavar='DIR',
+                         help='where the data sets lie, as in datasets/README.md (default: $DATA_ROOT or datasets)')
+    prepare.add_argument('--degradation', nargs='+', choices=('BI', 'BD'), metavar='KIND',
+                         help='LR frames to make, BI and / or BD (default: what the data set is tested on)')
+    prepare.add_argument('--lmdb', action='store_true', help="also build LMDB with BasicSR's keys")
+    prepare.add_argument('--check', action='store_true', help='only check; write nothing')
+    prepare.add_argument('--allow-partial', action='store_true', help='go on with what there is')
+    prepare.add_argument('--workers', type=int, metavar='N', help='processes (default: one per core)')
+
+    table = add('table', _table, "the paper's table, methods as rows and benchmarks as columns")
+    table.add_argument('results', nargs='+', metavar='results.json', help='written by `basicsr-ssl test`')
+    table.add_argument('--format', choices=('markdown', 'csv', 'latex'), default='markdown')
+    table.add_argument('--published', action='store_true', help='with the published rows')
+
+    info = add('info', _info, 'what a network file is, also one of another project')
+    info.add_argument('file')
+    info.add_argument('--json', action='store_true', help='for programs')
+
+    convert = add('convert', _convert, 'import a network file of another project, or export a dense one to BasicSR')
+    convert.add_argument('source')
+    convert.add_argument('output')
+    convert.add_argument('--to', choices=('safetensors', 'basicsr'), default='safetensors',
+                         help="format of the output: this project's safetensors, or BasicSR's .pth")
+
+    download = add('download', _download, 'download pretrained networks')
+    download.add_argument('names', nargs='*', metavar='NAME',
+                          help='entries of options/zoo.yml, or all; none: list them')
+    download.add_argument('--to', default='experiments/pretrained_models', metavar='DIR')
+
+    add('schema', _schema, 'print the JSON schema of option files, for editors')
     return parser
 
 
@@ -55,7 +99,41 @@ def _train(args: argparse.Namespace) -> int:
 
 def _test(args: argparse.Namespace) -> int:
     from basicsr_ssl import test
-    test.test(args.opt, args.launcher, args.force_yml, args.debug)
+    test.test(args.opt, args.launcher, args.force_yml, args.debug, args.allow_partial)
+    return 0
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    from basicsr_ssl.data import prepare
+    prepare.prepare(args.dataset, args.root, args.degradation, args.lmdb, args.check, args.allow_partial, args.workers)
+    return 0
+
+
+def _table(args: argparse.Namespace) -> int:
+    from basicsr_ssl.report import benchmarks
+    print(benchmarks.paper_table(args.results, args.format, args.published))
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    from basicsr_ssl.report import info
+    described = info.describe(args.file)
+    print(json.dumps(described, indent=2) if args.json else info.format_info(described))
+    return 0
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from basicsr_ssl.checkpoints import convert
+    print(convert.convert(args.source, args.output, args.to))
+    return 0
+
+
+def _download(args: argparse.Namespace) -> int:
+    from basicsr_ssl.checkpoints import zoo
+    if not args.names:
+        print(zoo.listing())
+    for path in zoo.download(args.names, args.to):
+        print(path)
     return 0
 
 

@@ -38,6 +38,7 @@ def train(path: str, launcher: str = 'none', overrides: Sequence[str] = (), debu
         if not options['train']:
             raise ValueError(f'{path} describes no training, only a test: run `basicsr-ssl test -opt {path}`')
         config.check_files(options)
+        options = config.fetch_files(options)
         start_processes(options, launcher)
         add_fingerprint(options)
         train_stage(options, resume=options['auto_resume'])
@@ -45,9 +46,10 @@ def train(path: str, launcher: str = 'none', overrides: Sequence[str] = (), debu
 
 
 def _train_recipe(recipe: dict[str, Any], launcher: str) -> int:
-    stages = config.stage_options(recipe)
     # before hours of work, look at the files that all stages will need, and at the sets that the report will test on
     config.check_files(recipe)
+    recipe = config.fetch_files(recipe)
+    stages = config.stage_options(recipe)
     start_processes(next(iter(stages.values())), launcher)
     if recipe.get('report'):
         for phase, dataset in next(reversed(stages.values()))['datasets'].items():

@@ -18,7 +18,7 @@ case ${1:-} in
 esac
 [[ $# -ge 3 ]] || die "PARTITION, JOB_NAME and OPT are needed"$'\n'"$usage"
 partition=$1 job=$2
-option=$(option_file "$3")
+option=$(find_file "option file" "$3")
 shift 3
 
 gpus=${GPUS:-8}

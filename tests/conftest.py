@@ -13,6 +13,8 @@ import basicsr_ssl  # noqa: F401
 
 # the networks are tiny: a second thread only waits, for long when the machine is busy
 torch.set_num_threads(1)
+# the option files look for data where it says; tests say it themselves
+os.environ.pop('DATA_ROOT', None)
 
 
 @pytest.fixture(scope='session')

@@ -16,7 +16,7 @@ from nets import VARIANTS, clip, random_gates_, randomise_, tiny_net
 from torch import Tensor
 
 from basicsr_ssl.api import cut_network, with_gates
-from basicsr_ssl.archs import PrunableBasicVSR
+from basicsr_ssl.archs import BicubicUpsampler, PrunableBasicVSR
 from basicsr_ssl.nn.spynet import AnySizeSpyNet
 from basicsr_ssl.nn.warp import flow_warp
 
@@ -192,6 +192,53 @@ def test_streaming_frame_by_frame_equals_the_whole_clip() -> None:
             state = net.forward_trunk(torch.cat((x[:, i], state), 1))
             torch.testing.assert_close(state, states['forward'][:, i], rtol=0, atol=1e-10)
             torch.testing.assert_close(net.upsample(x[:, i], None, state), whole[:, i], rtol=0, atol=1e-10)
+
+
+STREAMED: dict[str, dict[str, Any]] = {**VARIANTS, 'spynet-bi': {'flow': 'spynet'},
+                                       'spynet-uni': {'flow': 'spynet', 'bidirectional': False}}
+
+
+@pytest.mark.parametrize(('dtype', 'batch'), [(torch.float32, 2), (torch.float64, 1)], ids=['float32', 'float64'])
+@pytest.mark.parametrize('args', STREAMED.values(), ids=STREAMED)
+def test_streamed_clip_equals_forward_bit_for_bit(args: dict[str, Any], dtype: torch.dtype, batch: int) -> None:
+    """Dense, and compact with blocks that update in place; more frames than flows are estimated at once."""
+    dense: Any = tiny_net(**args)
+    x = clip(7, 13, 17, batch=batch, dtype=dtype)
+    before = x.clone()
+    compact: Any = cut_network(dense, some_units(dense))
+    for net in (dense.to(dtype), compact.to(dtype)):
+        with torch.no_grad():
+            whole = net(x)
+        for keep in ('device', 'host'):
+            frames = list(net.stream(x, keep))
+            assert not any(frame.requires_grad for frame in frames)
+            assert torch.equal(torch.stack(frames, 1), whole)
+        assert torch.equal(x, before)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+def test_states_that_wait_in_page_locked_memory_come_back_as_they_were() -> None:
+    net: Any = tiny_net(flow='spynet').to('cuda')
+    x = clip(9, 40, 48).to('cuda')
+    on_device = torch.stack(list(net.stream(x)), 1)
+    assert torch.equal(torch.stack(list(net.stream(x, 'host')), 1), on_device)
+    with torch.no_grad():
+        torch.testing.assert_close(on_device, net(x), rtol=0, atol=1e-5)
+
+
+def test_stream_of_one_frame_and_of_an_unknown_place() -> None:
+    net, x = tiny_net(flow='spynet'), clip(1)
+    with torch.no_grad():
+        assert torch.equal(next(net.stream(x)), net(x)[:, 0])
+    with pytest.raises(ValueError, match=r"keep must be one of 'device', 'host', got 'disk'"):
+        next(net.stream(x, 'disk'))  # type: ignore[arg-type]
+
+
+def test_streamed_bicubic_frames_are_those_of_the_clip() -> None:
+    x = clip(3, dtype=torch.float64)
+    torch.testing.assert_close(torch.stack(list(BicubicUpsampler(3).stream(x)), 1), BicubicUpsampler(3)(x), rtol=0,
+                               atol=1e-14)
 
 
 def test_later_frames_do_not_reach_earlier_ones_of_a_unidirectional_network() -> None:

@@ -13,10 +13,12 @@ import yaml
 
 from basicsr_ssl import config
 from basicsr_ssl.config import OptionsError
+from basicsr_ssl.config.files import leaves
 
 ROOT = Path(__file__).parent.parent
 OPTIONS = ROOT / 'options'
-FILES = sorted(path for path in OPTIONS.rglob('*.yml') if '_base_' not in path.parts)
+YAML = sorted(path for path in OPTIONS.rglob('*.yml') if path.name != 'zoo.yml')  # a list of networks, no options
+FILES = [path for path in YAML if '_base_' not in path.parts]
 RECIPES = OPTIONS / 'train' / 'BasicVSR'
 
 STAGE = yaml.safe_load('''
@@ -133,7 +135,7 @@ def test_option_file_loads_and_all_stages_resolve(path, tmp_path):
         assert config.stage_options(again) == stages
 
 
-@pytest.mark.parametrize('path', sorted(OPTIONS.rglob('*.yml')), ids=names)
+@pytest.mark.parametrize('path', YAML, ids=names)
 def test_option_file_names_its_schema(path):
     first = path.read_text().splitlines()[0]
     found = re.fullmatch(r'# yaml-language-server: \$schema=(\S+)', first)
@@ -165,8 +167,7 @@ def test_reds_recipe_is_the_papers():
     stages = config.stage_options(options)
     assert [(name, stage['name'], stage['model_type'], stage['path']['pretrain_network_g'])
             for name, stage in stages.items()] == [
-        ('sparsity', 'BasicVSR_REDS_l1/sparsity', 'SparsityLearningModel',
-         'experiments/pretrained_models/BasicVSR_REDS4-543c8261.pth'),
+        ('sparsity', 'BasicVSR_REDS_l1/sparsity', 'SparsityLearningModel', 'zoo://BasicVSR_REDS4'),
         ('pruning', 'BasicVSR_REDS_l1/pruning', 'PruningModel', 'stage://sparsity'),
         ('finetune', 'BasicVSR_REDS_l1/finetune', 'TemporalFinetuneModel', 'stage://pruning')]
     sparsity, pruning, finetune = stages.values()
@@ -530,6 +531,70 @@ def test_errors_name_the_file_that_wrote_the_key(tmp_path):
                      'val:frq': '--force_yml'}
 
 
+# ------------------------------------------------------------------------------------------------------ environment
+
+@pytest.mark.parametrize(('text', 'value'), [
+    ('${ROOT:-datasets}/GT', 'data/GT'), ('${UNSET:-datasets}/GT', 'datasets/GT'), ('${EMPTY:-datasets}', 'datasets'),
+    ('${ROOT}/${ROOT}', 'data/data'), ('${EMPTY:-}x', 'x'), ('${UNSET:-a: b}', 'a: b'), ('$ROOT {A}', '$ROOT {A}'),
+    ('${NESTED}', '${ROOT}')])
+def test_variables_of_the_environment(load, monkeypatch, text, value):
+    for name, content in (('ROOT', 'data'), ('EMPTY', ''), ('NESTED', '${ROOT}')):
+        monkeypatch.setenv(name, content)
+    monkeypatch.delenv('UNSET', raising=False)
+    assert load(put(STAGE, 'datasets:train:photos', [text]))['datasets']['train']['photos'] == [value]
+    assert load(STAGE, overrides=[f'val:suffix="{text}"'])['val']['suffix'] == value
+
+
+def test_variables_without_a_value_are_refused(tmp_path, monkeypatch):
+    monkeypatch.delenv('UNSET', raising=False)
+    monkeypatch.setenv('EMPTY', '')
+    write(tmp_path, base=yaml.safe_dump(put(STAGE, 'val:suffix', '${UNSET}')),
+          own="_base_: base.yml\npath: {root: '${EMPTY}/x', pretrain_network_g: '${EMPTY-x}'}")
+    with pytest.raises(OptionsError) as caught:
+        config.load_options(tmp_path / 'own.yml')
+    found = {':'.join(problem.keys): (problem.file, problem.message) for problem in caught.value.problems}
+    assert set(found) == {'val:suffix', 'path:root', 'path:pretrain_network_g'}
+    assert found['val:suffix'][0].endswith('base.yml') and found['path:root'][0].endswith('own.yml')
+    assert 'needs the environment variable UNSET, which is not set' in found['val:suffix'][1]
+    assert '${NAME:-default}' in found['path:pretrain_network_g'][1]
+    # what nobody needs in the end need not be set
+    assert config.load_options(tmp_path / 'own.yml', ['val:suffix=a', 'path:root=~', 'path:pretrain_network_g=~'])
+
+
+def test_saved_options_have_the_variables_filled_in(load, tmp_path, monkeypatch):
+    monkeypatch.setenv('DATA_ROOT', '/data')
+    options = config.load_options(RECIPES / 'train_BasicVSR_Vimeo90K_BDx4.yml')
+    config.save_options(options, tmp_path / 'saved.yml')
+    monkeypatch.delenv('DATA_ROOT')
+    assert config.load_options(tmp_path / 'saved.yml') == options
+    assert options['datasets']['train']['meta_info_file'] == '/data/vimeo90k/vimeo_septuplet/sep_trainlist.txt'
+
+
+@pytest.mark.parametrize('path', FILES, ids=lambda path: path.stem)
+def test_data_root_moves_all_data_of_every_option_file(path, monkeypatch):
+    """All but the lists of clips that belong to the project."""
+    roots = []
+    for root in ('/one', '/two'):
+        monkeypatch.setenv('DATA_ROOT', root)
+        options = config.load_options(path)
+        stages = config.stage_options(options).values() if options.get('stages') else [options]
+        roots.append([value for stage in stages for keys, value in leaves(stage['datasets'])
+                      if value and (keys[-1].startswith('dataroot') or keys[-1] == 'meta_info_file')])
+    assert [value.replace('/one', '/two') for value in roots[0]] == roots[1]
+    assert {value for value in roots[0] if not value.startswith('/one/')} <= {
+        'datasets/meta_info/meta_info_REDS_GT.txt'}
+
+
+def test_network_in_the_name_of_a_test(load):
+    test = {key: STAGE[key] for key in ('network_g', 'val')} | {
+        'name': 'of_{network}', 'model_type': 'ReconstructionModel', 'datasets': {'test': STAGE['datasets']['val']}}
+    assert load(test)['name'] == 'of_{network}'
+    for wrong in ('of_{net}', '{network', 'a {network}'):
+        assert 'folder name' in errors_of(load, put(test, 'name', wrong))['name']
+    for training in (STAGE, RECIPE):
+        assert 'name a training without it' in errors_of(load, put(training, 'name', 'of_{network}'))['name']
+
+
 # ------------------------------------------------------------------------------------------------------ overrides
 
 def test_overrides(load):
@@ -638,19 +703,20 @@ def test_stages_that_are_none(load, stages):
 
 def test_check_files_names_everything_that_is_missing(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    options = config.load_options(RECIPES / 'train_BasicVSR_REDS_l1.yml')
+    dense = 'experiments/pretrained_models/dense.pth'
+    options = config.load_options(RECIPES / 'train_BasicVSR_REDS_l1.yml', [
+        f'{key}={dense}' for key in ('path:pretrain_network_g', 'path:pretrain_network_teacher', 'report:rows:dense')])
     with pytest.raises(OptionsError) as caught:
         config.check_files(options)
     text = str(caught.value)
     assert len(caught.value.problems) == 4  # each missing thing once, with all keys that name it
     assert 'datasets:train:dataroot_gt: datasets/REDS/train_sharp does not exist' in text
     assert 'datasets:val:dataroot_lq' in text and 'datasets:train:meta_info_file' in text
-    assert 'path:pretrain_network_g: experiments/pretrained_models/BasicVSR_REDS4-543c8261.pth' in text
+    assert f'path:pretrain_network_g: {dense}' in text
     assert 'path:pretrain_network_teacher' in text and 'train_BasicVSR*_REDS_dense_*.yml' in text
     for name in ('datasets/REDS/train_sharp', 'datasets/REDS/train_sharp_bicubic/X4'):
         (tmp_path / name).mkdir(parents=True)
-    for name in ('datasets/meta_info/meta_info_REDS_GT.txt',
-                 'experiments/pretrained_models/BasicVSR_REDS4-543c8261.pth'):
+    for name in ('datasets/meta_info/meta_info_REDS_GT.txt', dense):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     config.check_files(options)

@@ -423,7 +423,7 @@ def small_vid4(tmp_path, monkeypatch):
     """A Vid4 of two clips of 3 and 2 frames, 32 x 40, that the catalogue knows; with LR files; as relative paths."""
     small = replace(BENCHMARKS['Vid4'], clips={'a': 3, 'b': 2}, clip_count=2, sizes=(32, 40))
     monkeypatch.setitem(BENCHMARKS, 'Vid4', small)
-    for name, length in small.clips.items():
+    for name, length in (small.clips or {}).items():
         make_clip(tmp_path / 'gt' / name, length)
         make_clip(tmp_path / 'lq' / name, length, scale=4)
     monkeypatch.chdir(tmp_path)

@@ -14,12 +14,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import yaml
 from basicsr.archs.basicvsr_arch import BasicVSR
 from basicsr.archs.spynet_arch import SpyNet
 from safetensors.torch import load_file
 
 from basicsr_ssl import config, load_network, pipeline, save_network
 from basicsr_ssl.archs import PrunableBasicVSR
+from basicsr_ssl.checkpoints import zoo
 from basicsr_ssl.checkpoints.store import read_metadata
 
 ROOT = Path(__file__).parents[1]
@@ -77,9 +79,12 @@ def folder(tmp_path: Path, benchmarks: Path, monkeypatch: pytest.MonkeyPatch) ->
     shutil.rmtree(tmp_path)  # with the flow network in it, a training state is tens of megabytes
 
 
-def make_inputs(named: set[str]) -> None:
-    """The networks that a recipe starts from, where it looks for them."""
-    for name in named:
+def make_inputs(named: set[str]) -> set[str]:
+    """The networks that a recipe starts from, where it looks for them; a list of networks that has their checksums."""
+    zoo_list = yaml.safe_load((ROOT / zoo.LIST).read_text())
+    files = {name: str(Path(zoo.FOLDER, zoo.find(name).file)) if name.startswith(zoo.PREFIX) else name
+             for name in named}
+    for reference, name in files.items():
         torch.manual_seed(0)
         path = Path(name)
         path.parent.mkdir(parents=True)
@@ -93,6 +98,11 @@ def make_inputs(named: set[str]) -> None:
             net = PrunableBasicVSR(num_feat=8, num_block=1, bidirectional=False)
             torch.nn.init.normal_(net.conv_last.weight, std=0.05)  # 0 at the start: no gate would learn anything
             save_network(net, path)
+        if reference.startswith(zoo.PREFIX):
+            zoo_list['networks'][reference.removeprefix(zoo.PREFIX)]['sha256'] = sha256(name)
+    Path(zoo.LIST).parent.mkdir()
+    Path(zoo.LIST).write_text(yaml.safe_dump(zoo_list))
+    return set(files.values())
 
 
 def macs(path: Path) -> int:
@@ -121,9 +131,9 @@ def test_recipe(folder: Path, path: Path) -> None:
         overrides.append('stages:sparsity:sparsity:select_iter=1')
     inputs = {value for stage in stages.values() for value in
               (stage['path']['pretrain_network_g'], stage['path']['pretrain_network_teacher'],
-               (stage['network_g'] or {}).get('spynet_path')) if value and '://' not in value}
+               (stage['network_g'] or {}).get('spynet_path')) if value and not value.startswith('stage://')}
     assert inputs
-    make_inputs(inputs)
+    inputs = make_inputs(inputs)
 
     assert pipeline.train(str(path), overrides=overrides) == 0
 
@@ -176,6 +186,8 @@ def check_stage(name: str, output: Path, outputs: dict[str, Path], opt: dict[str
         assert parents['pretrain_network_g'] == str(outputs[names[names.index(name) - 1]])
     assert net.spec.form == {'SparsityLearningModel': 'gated', 'PruningModel': 'compact',
                              'TemporalFinetuneModel': 'compact'}.get(opt['model_type'], net.spec.form)
+    if net.spec.form == 'compact':  # a later stage inherits it
+        assert metadata['method'].startswith(('sparsity learning: ', 'one-shot: '))
     assert (output.parents[1] / 'train.log').stat().st_size
     if metadata['options']['train']['total_iter']:
         assert (output.parents[1] / 'training_states/2.state').is_file()

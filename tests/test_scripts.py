@@ -1,5 +1,6 @@
 """The shell scripts, run with stand-ins for Python and srun that print what they were asked to do."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -7,6 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from nets import tiny_net
+from tiny_runs import write_clips
+
+import basicsr_ssl
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -177,6 +182,100 @@ class TestLaunch:
     def test_no_environment(self, run):
         result = run('dist_train.sh', '2', 'options/a.yml')
         assert result.returncode == 2 and 'scripts/setup_env.sh' in result.stderr
+
+
+BENCHMARKS = {'test_reds_BI.sh': 'REDS4_BI', 'test_vid4_BI.sh': 'Vid4_BI', 'test_Vimeo_BI.sh': 'Vimeo90K-T_BI',
+              'test_udm10_BD.sh': 'UDM10_BD', 'test_Vimeo_BD.sh': 'Vimeo90K-T_BD', 'test_vid4_BD.sh': 'Vid4_BD'}
+
+
+class TestBenchmarks:
+    """The scripts of the benchmarks: what they start, and, at the end, what comes out."""
+
+    @pytest.fixture
+    def python(self, tmp_path):
+        return str(executable(tmp_path / 'python', ECHO.replace('"$OMP', '"data in ${DATA_ROOT:-nowhere}" "$OMP')))
+
+    @pytest.mark.parametrize('script', BENCHMARKS)
+    def test_one_process(self, run, python, script):
+        result = run(script, 'bicubic', '--allow-partial', '--debug', PYTHON=python, OMP_NUM_THREADS='4')
+        option = f'options/test/{BENCHMARKS[script]}.yml'
+        assert result.stdout.splitlines() == [
+            'data in nowhere', '4 threads', '-m', 'basicsr_ssl', 'test', '-opt', option, '--force_yml',
+            'path:pretrain_network_g=bicubic', '--allow-partial', '--debug'], result.stderr
+        assert (ROOT / option).is_file()
+
+    def test_there_is_a_script_for_every_option_file(self):
+        assert set(BENCHMARKS.values()) == {path.stem for path in (ROOT / 'options/test').glob('*.yml')}
+
+    def test_several_processes(self, run, python):
+        result = run('test_vid4_BI.sh', 'zoo://BasicVSR_REDS4', '2', '--allow-partial', PYTHON=python)
+        assert result.stdout.splitlines()[2:] == [
+            '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', 'basicsr_ssl', 'test', '-opt',
+            'options/test/Vid4_BI.yml', '--launcher', 'pytorch', '--force_yml',
+            'path:pretrain_network_g=zoo://BasicVSR_REDS4', '--allow-partial']
+
+    @pytest.mark.parametrize(('named', 'meant'), [
+        ('data', '{cwd}/data'), ('/data', '/data'), ('~/data', '~/data'), ('', 'nowhere')])
+    def test_data_and_checkpoint_as_the_caller_names_them(self, run, python, tmp_path, named, meant):
+        (tmp_path / 'my net.pth').touch()
+        lines = run('test_vid4_BI.sh', 'my net.pth', PYTHON=python, cwd=tmp_path, DATA_ROOT=named).stdout.splitlines()
+        assert lines[0] == f'data in {meant.format(cwd=tmp_path)}'
+        assert lines[-1] == f'path:pretrain_network_g={tmp_path}/my net.pth'
+
+    def test_checkpoint_as_the_project_names_it(self, run, project, python, tmp_path):
+        (project / 'net.pth').touch()
+        for cwd in (project, tmp_path):
+            assert run('test_vid4_BI.sh', 'net.pth', PYTHON=python, cwd=cwd).stdout.endswith('=net.pth\n')
+
+    @pytest.mark.parametrize('arguments, message', [
+        ((), 'a checkpoint, or bicubic, is needed'),
+        (('net.pth',), 'checkpoint net.pth not found, neither from'),
+        (('/nowhere/net.pth',), 'checkpoint /nowhere/net.pth not found\n'),
+        (('bicubic', '0'), "not '0'"),
+        (('bicubic', 'two'), "not 'two'"),
+    ])
+    def test_wrong_arguments(self, run, python, arguments, message):
+        result = run('test_vid4_BI.sh', *arguments, PYTHON=python)
+        assert result.returncode == 2 and message in result.stderr and result.stdout == ''
+
+    def test_help(self, run):
+        result = run('test_vid4_BD.sh', '--help')
+        assert result.returncode == 0
+        assert result.stdout.startswith('usage: bash scripts/test_vid4_BD.sh CHECKPOINT|bicubic [N]')
+        assert 'DATA_ROOT' in result.stdout and '--allow-partial' in result.stdout
+
+    @pytest.fixture
+    def real(self, run, project, tmp_path):
+        """Runs a script with the real Python on a part of Vid4 in tiny frames, from a folder beside the project."""
+        shutil.rmtree(project / 'options')
+        shutil.copytree(ROOT / 'options', project / 'options')
+        clips = write_clips(tmp_path / 'here/data/Vid4/GT', clips=3, frames=2, size=(32, 48))
+        for clip, name in zip(sorted(clips.iterdir()), ('calendar', 'city', 'walk')):
+            clip.rename(clips / name)
+
+        def start(script, *arguments):
+            result = run(script, *arguments, cwd=tmp_path / 'here', DATA_ROOT='data', PYTHON=sys.executable,
+                         OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='')
+            assert result.returncode == 0, result.stdout + result.stderr
+            [folder] = (project / 'results').iterdir()
+            moved = folder.rename(tmp_path / '_'.join((folder.name, *arguments[1:])))  # makes room for the next
+            return folder.name, moved, json.loads((moved / 'results.json').read_text())
+        return start
+
+    def test_bicubic(self, real):
+        name, folder, result = real('test_vid4_BD.sh', 'bicubic', '--allow-partial', '--force_yml', 'val:save_img=true')
+        assert name == 'Vid4_BD_bicubic_partial' and result['protocol']['partial']
+        assert set(result['clips']) == {'calendar', 'city', 'walk'}
+        assert len(list(folder.glob('visualization/Vid4/*/*.png'))) == 6
+
+    def test_two_processes_give_the_figures_of_one(self, real, tmp_path):
+        basicsr_ssl.save_network(tiny_net(), tmp_path / 'here/tiny.safetensors')
+        (name, _, one), (again, _, two) = (real('test_vid4_BI.sh', 'tiny.safetensors', *count, '--allow-partial')
+                                           for count in ((), ('2',)))
+        assert name == again == 'Vid4_BI_tiny_partial' and (one['processes'], two['processes']) == (1, 2)
+        changing = {'seconds_per_frame', 'processes', 'time'}
+        assert {key: one[key] for key in one.keys() - changing} == {key: two[key] for key in two.keys() - changing}
+        assert len(one['clips']) == 3  # unequal shares
 
 
 class TestSlurm:

@@ -197,9 +197,9 @@ def test_validation_is_the_same_with_one_and_two_processes(folder: Path, clips: 
         del opt['network_g'], opt['train'], opt['datasets']['train']
         launch(folder, 'dist_test.sh', processes, opt)
         results = json.loads((folder / f'results/test_{processes}/results.json').read_text())
-        figures[processes] = results['datasets']['held']
+        figures[processes] = results['metrics'], results['clips']
     assert figures[1] == figures[2]
-    assert set(figures[1]['clips']) == {'clip_0', 'clip_1', 'clip_2'}  # three clips: the processes get unequal shares
+    assert set(figures[1][1]) == {'clip_0', 'clip_1', 'clip_2'}  # three clips: the processes get unequal shares
 
 
 def test_validation_figures_are_basicsrs(folder: Path, clips: Path, dense: Path) -> None:
@@ -211,7 +211,7 @@ def test_validation_figures_are_basicsrs(folder: Path, clips: Path, dense: Path)
     opt = options(clips, path={'pretrain_network_g': str(dense)}, name='run')
     del opt['network_g'], opt['train'], opt['datasets']['train']
     assert main(['test', '-opt', str(write_options(folder / 'test.yml', opt))]) == 0
-    seen = json.loads((folder / 'results/run/results.json').read_text())['datasets']['held']
+    seen = json.loads((folder / 'results/run/results.json').read_text())['metrics']
     net = load_network(dense)
     clip_means = []
     for clip in sorted(clips.iterdir()):
@@ -331,7 +331,7 @@ def test_on_a_gpu_training_resumes_and_validates(folder: Path, clips: Path, sett
     opt = options(clips, name='test', num_gpu=1, path={'pretrain_network_g': str(output(folder))})
     del opt['network_g'], opt['train'], opt['datasets']['train']
     assert main(['test', '-opt', str(write_options(folder / 'test.yml', opt))]) == 0
-    on_gpu = json.loads((folder / 'results/test/results.json').read_text())['datasets']['held']['psnr']
+    on_gpu = json.loads((folder / 'results/test/results.json').read_text())['metrics']['psnr']
     assert main(['test', '-opt', str(folder / 'test.yml'), '--force_yml', 'num_gpu=0']) == 0
-    on_cpu = json.loads((folder / 'results/test/results.json').read_text())['datasets']['held']['psnr']
+    on_cpu = json.loads((folder / 'results/test/results.json').read_text())['metrics']['psnr']
     assert on_gpu == pytest.approx(on_cpu, abs=0.02)

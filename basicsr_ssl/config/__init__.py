@@ -15,14 +15,26 @@ import os
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from basicsr_ssl.checkpoints import zoo
 from basicsr_ssl.config.errors import OptionsError, Problem
-from basicsr_ssl.config.files import FORCE, Tree, get, has, leaves, merge, parse_overrides, read_layers, write_yaml
+from basicsr_ssl.config.files import (
+    FORCE,
+    Tree,
+    expand_variables,
+    get,
+    has,
+    leaves,
+    merge,
+    parse_overrides,
+    read_layers,
+    write_yaml,
+)
 from basicsr_ssl.config.schema import json_schema
-from basicsr_ssl.config.sections import Path, Recipe, Stage
+from basicsr_ssl.config.sections import NETWORK_LABEL, Path, Recipe, Stage
 from basicsr_ssl.config.stages import check_recipe, check_single, check_stages
 
-__all__ = ['OptionsError', 'Problem', 'check_files', 'digest', 'json_schema', 'load_options', 'save_options',
-           'stage_options']
+__all__ = ['NETWORK_LABEL', 'OptionsError', 'Problem', 'check_files', 'digest', 'fetch_files', 'json_schema',
+           'load_options', 'save_options', 'stage_options']
 
 
 def load_options(path: str | os.PathLike, overrides: Iterable[str] = (), debug: bool = False,
@@ -48,7 +60,8 @@ def load_options(path: str | os.PathLike, overrides: Iterable[str] = (), debug: 
     for _, content in layers:
         tree = merge(tree, content)
     forced, problems = parse_overrides(overrides, tree)
-    tree = merge(tree, forced)
+    # after merging: a variable that only a replaced value needs need not be set
+    tree, unset = expand_variables(merge(tree, forced))
     if auto_resume:
         tree['auto_resume'] = True
     if debug:
@@ -59,7 +72,7 @@ def load_options(path: str | os.PathLike, overrides: Iterable[str] = (), debug: 
         options, more = check_single(tree)
     else:
         options, more = check_recipe(tree)
-    if problems := [*problems, *more]:
+    if problems := [*problems, *unset, *more]:
         main = layers[-1][0]
         layers.append((FORCE, forced))
         raise OptionsError([problem._replace(file=problem.file or _origin(problem.keys, layers, main))
@@ -92,6 +105,8 @@ def stage_options(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def check_files(options: Mapping[str, Any]) -> None:
     """Check that every file and folder that the options name is there, before anything starts.
 
+    ``zoo://NAME`` need not be there if it can be downloaded, see ``fetch_files``.
+
     Args:
         options: of one stage or a recipe, as ``load_options`` gives them.
 
@@ -100,9 +115,9 @@ def check_files(options: Mapping[str, Any]) -> None:
     """
     named: list[tuple[tuple[str, ...], Any, str]] = []  # key, file, how to get the file
     for name, stage in stage_options(options).items() if 'stages' in options else [('', options)]:
-        trained_on = get(stage, 'datasets', 'train', 'name') or ''
-        dense = f'options/train/BasicVSR/train_BasicVSR*_{trained_on}_dense_*.yml'
-        files = [(('datasets', *keys), value, 'datasets/README.md says what goes where')
+        trained_on = get(stage, 'datasets', 'train', 'name')
+        dense = f'options/train/BasicVSR/train_BasicVSR*{f"_{trained_on}" if trained_on else ""}_dense_*.yml'
+        files = [(('datasets', *keys), value, 'datasets/README.md says what goes where, DATA_ROOT says where that is')
                  for keys, value in leaves(stage['datasets'])
                  if keys[-1].startswith('dataroot') or keys[-1] == 'meta_info_file']
         files += [(keys, get(stage, *keys), remedy) for keys, remedy in (
@@ -119,13 +134,38 @@ def check_files(options: Mapping[str, Any]) -> None:
     for keys, value, remedy in named:
         if not isinstance(value, str) or value.startswith('stage://') or value == 'bicubic':
             continue
-        if not os.path.exists(value):
+        if value.startswith(zoo.PREFIX):
+            entry = zoo.find(value)
+            there, remedy = entry.is_at_hand(), f'no program can download it: {entry.by_hand()}'
+        else:
+            there = os.path.exists(value)
+        if not there:
             missing.setdefault(value, (remedy, {}))[1][keys] = None
     if missing:
         raise OptionsError([
             Problem(first, f'{file} does not exist: {remedy}; or set this key' + ''.join(
                 f', {":".join(keys)}' for keys in more))
             for file, (remedy, (first, *more)) in missing.items()])
+
+
+def fetch_files(options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options with a local file in place of every ``zoo://NAME``, which is downloaded if needed.
+
+    Args:
+        options: of one stage or a recipe, as ``load_options`` gives them.
+
+    Raises:
+        DownloadError: a file could not be had; says how to get it by hand.
+    """
+    return {key: _fetched(value) for key, value in options.items()}
+
+
+def _fetched(tree: Any) -> Any:
+    if isinstance(tree, dict):
+        return {key: _fetched(value) for key, value in tree.items()}
+    if isinstance(tree, list):
+        return [_fetched(value) for value in tree]
+    return zoo.resolve(tree) if isinstance(tree, str) else tree
 
 
 def save_options(options: Mapping[str, Any], path: str | os.PathLike) -> None:

@@ -18,6 +18,9 @@ Tree = dict[str, Any]
 BASE, REPLACE = '_base_', '_replace_'
 FORCE = '--force_yml'
 
+# ${NAME} and ${NAME:-default} in texts: variables of the environment, as in the shell.
+_VARIABLE = re.compile(r'\$\{([A-Za-z_]\w*)(?::-([^${}]*))?\}')
+
 # YAML 1.2's floats: PyYAML follows YAML 1.1, where 1e-4 lacks a dot and is a string.
 _FLOAT = re.compile(r'[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$')
 
@@ -101,6 +104,35 @@ def unmark(tree: Any) -> Any:
     if isinstance(tree, dict):
         return {key: unmark(value) for key, value in tree.items() if key != REPLACE}
     return copy.deepcopy(tree)
+
+
+def expand_variables(tree: Any, keys: tuple[str, ...] = ()) -> tuple[Any, list[Problem]]:
+    """A copy with the variables of the environment filled in, in every text: ``${NAME}``, ``${NAME:-default}``.
+
+    As in the shell, the default stands in for a variable that is not set or empty; without a default that is a problem.
+    What is filled in stays text, and is not expanded again.
+    """
+    if isinstance(tree, str):
+        return _expanded(tree, keys)
+    if isinstance(tree, list):
+        pairs = [expand_variables(value, keys) for value in tree]
+        return [value for value, _ in pairs], [problem for _, found in pairs for problem in found]
+    if isinstance(tree, dict):
+        named = {key: expand_variables(value, (*keys, str(key))) for key, value in tree.items()}
+        return ({key: value for key, (value, _) in named.items()},
+                [problem for _, found in named.values() for problem in found])
+    return tree, []
+
+
+def _expanded(text: str, keys: tuple[str, ...]) -> tuple[str, list[Problem]]:
+    if '${' in _VARIABLE.sub('', text):
+        return text, [Problem(keys, f'{text!r}: variables are written ${{NAME}} or ${{NAME:-default}}')]
+    unset = [match[1] for match in _VARIABLE.finditer(text) if match[2] is None and not os.environ.get(match[1])]
+    if unset:
+        return text, [Problem(keys, f'{text!r} needs the environment variable {name}, which is not set: run `export '
+                                    f'{name}=...` first, or write a default, ${{{name}:-...}}')
+                      for name in dict.fromkeys(unset)]
+    return _VARIABLE.sub(lambda match: os.environ.get(match[1]) or match[2], text), []
 
 
 def get(tree: Any, *keys: str) -> Any:

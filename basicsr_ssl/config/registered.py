@@ -179,7 +179,8 @@ def check_typed(kind: str | Mapping[str, type[Section]], value: Any) -> Any:
         fail(('type',), f'there is no {"network" if kind == "arch" else kind} {name!r}' + suggest(name, names))
     if kind != 'dataset':
         return section_of(kind, name).model_validate(value).model_dump(mode='json', exclude_unset=True)
-    value = {key: os.path.expanduser(path) if key.startswith('dataroot') and isinstance(path, str) else path
+    value = {key: os.path.expanduser(path) if isinstance(path, str) and (
+        key.startswith('dataroot') or key == 'meta_info_file') else path
              for key, path in value.items()}
     # BasicSR asks whether optional keys of its datasets are there at all
     return section_of(kind, name).model_validate(value).model_dump(mode='json', exclude_none=name in BASICSR_DATASETS)

@@ -17,8 +17,13 @@ from basicsr_ssl.config.registered import FilePath, Section, check_typed, fail
 
 # Marks a mapping in the JSON schema whose keys depend on its type.
 TYPED = 'typed'
+# In the name of a test, stands for a label of the network that is tested.
+NETWORK_LABEL = '{network}'
 # Figures that a report gives beside the metrics of `val:metrics`.
 COST_FIGURES = ('params', 'params_with_flow', 'macs', 'macs_with_flow', 'ms_per_frame')
+
+# What a result holds beside the metrics (`models.validation`).
+RESULT_KEYS = ('clips', 'seconds_per_frame', 'segment')
 
 
 def _auto_or_count(value: Any) -> Any:
@@ -30,6 +35,11 @@ def _auto_or_count(value: Any) -> Any:
 def _name(value: str, parts: int = 1) -> str:
     if len(value.split('/')) > parts or not all(re.fullmatch(r'[\w+-][\w.+-]*', part) for part in value.split('/')):
         raise ValueError('should be usable as a folder name: letters, digits and _ . + -')
+    return value
+
+
+def _run_name(value: str) -> str:
+    _name(value.replace(NETWORK_LABEL, 'network'), parts=2)
     return value
 
 
@@ -59,8 +69,9 @@ class Path(Section):
     """Files that a stage starts from, and where results go."""
 
     pretrain_network_g: FilePath | None = Field(None, description=(
-        'network to start from: a .safetensors of this package, a BasicVSR .pth of BasicSR, stage://NAME for the '
-        'output of an earlier stage of the recipe (the default for all but the first stage), or bicubic'))
+        'network to start from: a .safetensors of this package, a BasicVSR file of BasicSR, mmagic or the SSL authors, '
+        'zoo://NAME for an entry of options/zoo.yml, which is downloaded if needed, stage://NAME for the output of an '
+        'earlier stage of the recipe (the default for all but the first stage), or bicubic'))
     pretrain_network_teacher: FilePath | None = Field(None, description=(
         'dense network whose hidden states temporal finetuning compares with; as pretrain_network_g'))
     param_key_g: str | None = Field(None, description='params or params_ema of a .pth; null prefers params_ema')
@@ -194,7 +205,31 @@ class Val(Section):
     center_frame_only: bool = Field(False, description='measure the centre frame only (Vimeo90K-T)')
     pbar: bool = Field(True, description='show a progress bar')
     suffix: str | None = Field(None, description='ending of the names of saved frames')
+    segment: Positive | None = Field(None, description=(
+        'run clips in segments of this many frames, which bounds the memory of long ones and changes the result near '
+        'the cuts; null: whole'))
+    overlap: Count = Field(0, description='frames that neighbouring segments share; each frame is taken from the '
+                                          'segment that has more frames around it')
+    keep_states: Literal['device', 'host'] = Field('device', description=(
+        'where the hidden states of a clip wait while it is run: on the device, or, if they do not fit there, in host '
+        'memory'))
     metrics: dict[str, Metric] | None = Field(None, description='metrics by the name they are reported under')
+
+    @field_validator('metrics')
+    @classmethod
+    def _names_left(cls, metrics: dict[str, Any] | None) -> dict[str, Any] | None:
+        taken = [name for name in metrics or () if name in RESULT_KEYS]
+        if taken:
+            raise ValueError(f'should not be named {", ".join(taken)}: results hold other figures under these names')
+        return metrics
+
+    @model_validator(mode='after')
+    def _segments(self) -> Val:
+        if self.segment is None and self.overlap:
+            fail(('overlap',), 'is of segments; give segment, their length, too')
+        if self.segment is not None and self.overlap >= self.segment:
+            fail(('overlap',), f'{self.overlap} is not below segment, {self.segment}; segments would not advance')
+        return self
 
 
 class Wandb(Section):
@@ -247,7 +282,7 @@ class Expect(Section):
 class Report(Section):
     """The table at the end of a recipe."""
 
-    rows: dict[str, FilePath] = Field(description='networks by row label: stage://NAME or a file')
+    rows: dict[str, FilePath] = Field(description='networks by row label: stage://NAME, zoo://NAME or a file')
     bicubic: bool = Field(True, description='add a row for bicubic upsampling')
     lr_size: Size = Field([180, 320], description='LR frame (height, width) for MACs and milliseconds')
     crop: Positive = Field(32, description='side of the comparison crops, in LR pixels')
@@ -267,8 +302,8 @@ class Report(Section):
 class Common(Section):
     """What a single stage and a recipe share."""
 
-    name: Annotated[str, AfterValidator(partial(_name, parts=2))] = Field(description=(
-        'name of the experiment, and of its folder'))
+    name: Annotated[str, AfterValidator(_run_name)] = Field(description=(
+        'name of the experiment, and of its folder; of a test it may hold {network}, a label of the tested network'))
     scale: Positive = Field(4, description='upsampling factor')
     num_gpu: Annotated[Any, AfterValidator(_auto_or_count), WithJsonSchema(
         {'anyOf': [{'const': 'auto'}, {'type': 'integer', 'minimum': 0}]})] = Field(

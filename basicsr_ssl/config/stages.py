@@ -12,17 +12,20 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from basicsr_ssl.checkpoints import zoo
 from basicsr_ssl.config.errors import Problem, suggest
 from basicsr_ssl.config.files import Tree, get, has, merge, unmark
 from basicsr_ssl.config.registered import MISSING, Section, section_of
-from basicsr_ssl.config.sections import COST_FIGURES, Recipe, Report, Stage, Train
+from basicsr_ssl.config.sections import COST_FIGURES, NETWORK_LABEL, Recipe, Report, Stage, Train
 
 STAGE_REF = 'stage://'
+NETWORK_FILES = (('path', 'pretrain_network_g'), ('path', 'pretrain_network_teacher'), ('network_g', 'spynet_path'))
 # The sections that are ingredients of some kinds of stage, and which kind uses which.
 INGREDIENTS = ('train', 'sparsity', 'pruning')
 USES = {'ReconstructionModel': ('train',), 'SparsityLearningModel': ('train', 'sparsity', 'pruning'),
         'PruningModel': ('pruning',), 'TemporalFinetuneModel': ('train',)}
 DEBUG_FREQ = 8  # BasicSR's interval of validations and of saved states under --debug
+_ONLY_A_TEST = Problem(('name',), f'{NETWORK_LABEL} stands for the network that is tested; name a training without it')
 
 
 def check_single(tree: Tree) -> tuple[Tree | None, list[Problem]]:
@@ -43,6 +46,8 @@ def check_recipe(tree: Tree) -> tuple[Tree | None, list[Problem]]:
     """Validate a recipe with all its stages: its options as ``load_options`` gives them, and problems."""
     common, found = _validate(Recipe, {key: value if key == 'stages' else unmark(value) for key, value in tree.items()})
     problems = [Problem(keys, message) for _, keys, message in found]
+    if NETWORK_LABEL in str(tree.get('name')):
+        problems.append(_ONLY_A_TEST)
     if get(tree, 'path', 'resume_state') is not None:
         problems.append(Problem(('path', 'resume_state'), 'belongs to one stage: write it under stages:NAME:path, '
                                                           'or use --auto_resume'))
@@ -114,8 +119,8 @@ def _check_stage(tree: Tree, own: Tree, earlier: Mapping[str, Any] | None = None
                  if own.get(key) is not None and get(own, key, 'total_iter') != 0]
     problems += _needs(tree, kind) + _fits(tree, kind, earlier or {})
     if earlier is not None or '/' not in str(tree.get('name')):  # with a slash: saved by a recipe, which was checked
-        problems += [Problem(('path', key), problem) for key in ('pretrain_network_g', 'pretrain_network_teacher')
-                     if (problem := _bad_reference(get(tree, 'path', key), list(earlier or ()), names))]
+        problems += [Problem(keys, problem) for keys in NETWORK_FILES
+                     if (problem := _bad_reference(get(tree, *keys), list(earlier or ()), names))]
     if problems:
         return None, problems
     options = _validate(Stage, {key: value for key, value in tree.items() if key not in unused})[0]
@@ -172,6 +177,8 @@ def _needs(tree: Tree, kind: Any) -> list[Problem]:
     only_tests = kind == 'ReconstructionModel' and train_set is None and tree.get('train') is None
     problems = [Problem((key,), f'{kind} needs this section') for key in USES[kind]
                 if tree.get(key) is None and not only_tests]
+    if NETWORK_LABEL in str(tree.get('name')) and not only_tests:
+        problems.append(_ONLY_A_TEST)
     if only_tests:
         if not tree.get('datasets'):
             problems.append(Problem(('datasets',), 'there is neither a dataset to train on nor one to test on'))
@@ -203,7 +210,7 @@ def _fits(tree: Tree, kind: Any, earlier: Mapping[str, Any]) -> list[Problem]:
     start = start if isinstance(start, str) else ''
     made_by = earlier.get(start.removeprefix(STAGE_REF)) if start.startswith(STAGE_REF) else None
     # a .safetensors from elsewhere may have trained gates: the stage itself will see
-    no_gates = start.endswith('.pth') or made_by not in (None, 'SparsityLearningModel') or not start
+    no_gates = _file_name(start).endswith('.pth') or made_by not in (None, 'SparsityLearningModel') or not start
     by_gate = get(tree, 'pruning', 'score') in (None, 'gate')
     if kind == 'PruningModel' and by_gate and no_gates:
         problems.append(Problem(('pruning', 'score'), f'gate needs trained gates, and {start or "a new network"} has '
@@ -219,8 +226,19 @@ def _fits(tree: Tree, kind: Any, earlier: Mapping[str, Any]) -> list[Problem]:
     return problems
 
 
+def _file_name(reference: str) -> str:
+    """The file that ``zoo://NAME`` means; anything else, unknown names too, as it is."""
+    return reference if not reference.startswith(zoo.PREFIX) or _bad_reference(reference, []) else \
+        zoo.find(reference).file
+
+
 def _bad_reference(value: Any, stages: list[str], names: Iterable[str] = ()) -> str | None:
-    """What is wrong with a ``stage://`` reference, if anything."""
+    """What is wrong with a ``stage://`` or ``zoo://`` reference, if anything."""
+    if isinstance(value, str) and value.startswith(zoo.PREFIX):
+        try:
+            zoo.find(value)
+        except (OSError, ValueError) as error:
+            return str(error)
     if not isinstance(value, str) or not value.startswith(STAGE_REF):
         return None
     name = value.removeprefix(STAGE_REF)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import multiprocessing.util
+import atexit
 import random
 import signal
 from collections.abc import Generator, Iterator
@@ -175,11 +175,11 @@ def train_loader(dataset: Any, dataset_opt: dict[str, Any] | DatasetOptions, see
 
 
 def _batches(loader: DataLoader) -> Generator[dict[str, Any]]:
-    others = multiprocessing.active_children()
     batches = iter(loader)
-    workers = [child for child in multiprocessing.active_children() if child not in others]
-    # At exit Python asks such processes with a SIGTERM to end, which ours ignore, and waits for them for ever.
-    at_exit = multiprocessing.util.Finalize(None, _kill, args=(workers,), exitpriority=0)
+    end_workers = getattr(batches, '_shutdown_workers', lambda: None)  # not there without workers
+    # At exit Python asks such processes with a SIGTERM to end, which ours ignore, and waits for them for ever. PyTorch
+    # ends them when nothing refers to the iterator any more, but the traceback of an error does until the very end.
+    atexit.register(end_workers)
     try:
         while True:
             try:
@@ -193,13 +193,8 @@ def _batches(loader: DataLoader) -> Generator[dict[str, Any]]:
                 raise DatasetError(batch.message)
             yield batch
     finally:
-        del batches  # ends the workers
-        at_exit.cancel()
-
-
-def _kill(workers: list[Any]) -> None:
-    for worker in workers:
-        worker.kill()
+        end_workers()
+        atexit.unregister(end_workers)
 
 
 def _collate(items: list[Any]) -> Any:

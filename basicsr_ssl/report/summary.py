@@ -27,14 +27,15 @@ def write_summary(folder: str | os.PathLike, rows: Sequence[Row]) -> str:
         OSError: a file could not be written.
     """
     text = format_summary(rows)
-    write_text(os.path.join(folder, 'summary.json'), json.dumps(_finite(list(rows)), indent=2, allow_nan=False) + '\n')
+    write_text(os.path.join(folder, 'summary.json'), json.dumps(finite(list(rows)), indent=2, allow_nan=False) + '\n')
     write_text(os.path.join(folder, 'summary.md'), text + '\n')
     return text
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """Nested containers with None in place of NaN and infinity, which JSON does not have."""
     if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: finite(entry) for key, entry in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
+        return [finite(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
