@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
+from basicsr_ssl.archs.spynet_arch import StandaloneSpyNet
 from basicsr_ssl.nn.blocks import ResidualBlock
 from basicsr_ssl.nn.gated import conv
 from basicsr_ssl.nn.spynet import AnySizeSpyNet
@@ -93,10 +94,8 @@ def conv_table(args: Mapping[str, Any], widths: Mapping[str, int]) -> list[Conv]
     convs += [Conv('conv_hr', w['upconv2' if scale == 4 else 'upconv1'], w['conv_hr'], 3, area=scale**2),
               Conv('conv_last', w['conv_hr'], 3, 3, area=scale**2)]
     if args['flow'] == 'spynet':
-        channels = (8, 32, 64, 32, 16, 2)
-        convs += [Conv(f'spynet.basic_module.{level}.basic_module.{2 * i}', cin, cout, 7, area=4.0**(level - 5),
-                       times=2 if args['bidirectional'] else 1, multiple=32, flow=True)
-                  for level in range(6) for i, (cin, cout) in enumerate(pairwise(channels))]
+        convs += [replace(conv, name=f'spynet.{conv.name}', times=2 if args['bidirectional'] else 1)
+                  for conv in StandaloneSpyNet.convs]
     return convs
 
 
@@ -208,6 +207,32 @@ class PrunableBasicVSR(nn.Module):
         out = torch.stack(frames, dim=1)
         return (out, _stack_states(backward, forward)) if return_states else out
 
+    @torch.no_grad()
+    def stream(self, x: Tensor, keep: Literal['device', 'host'] = 'device') -> Iterator[Tensor]:
+        """Super-resolve a clip frame by frame: the frames of ``forward``, in little memory.
+
+        Alive at a time are the flows, the backward hidden states of the frames still to come, and of forward states and
+        HR frames the last one and the one being made; ``forward`` holds all states of both directions and all HR
+        frames, twice while it stacks them. A unidirectional network keeps no states.
+
+        Args:
+            x: LR frames (b, n, 3, h, w) in [0, 1], RGB; n may be 1, h and w are free.
+            keep: where the backward states wait, ``4 * b * n * num_feat * h * w`` bytes in float32: on the device of
+                ``x``, or in host memory, page-locked if they come from a GPU.
+
+        Yields:
+            HR frames (b, 3, scale*h, scale*w), in order.
+        """
+        _one_of('keep', keep, ('device', 'host'))
+        flows_forward, flows_backward = self.compute_flows(x)
+        waiting: list[Tensor] = []
+        if self.bidirectional:
+            waiting = [_to_host(state) if keep == 'host' else state
+                       for state in self._walk(x, flows_backward, reverse=True)]
+        # the first frame's state was made last, so the list is a stack, and what has been used is freed
+        for i, state in enumerate(self._walk(x, flows_forward)):
+            yield self.upsample(x[:, i], waiting.pop().to(x.device, non_blocking=True) if waiting else None, state)
+
     def hidden_states(self, x: Tensor) -> dict[str, Tensor]:
         """Only the hidden states that ``forward`` returns, without reconstructing frames (b, n, 3, h, w)."""
         return _stack_states(*self.propagate_clip(x))
@@ -248,16 +273,24 @@ class PrunableBasicVSR(nn.Module):
 
     def propagate(self, x: Tensor, flows: Tensor | None, reverse: bool = False) -> list[Tensor]:
         """Hidden states of all frames, each (b, num_feat, h, w), in the order of the frames."""
+        states = list(self._walk(x, flows, reverse))
+        return states[::-1] if reverse else states
+
+    def _walk(self, x: Tensor, flows: Tensor | None, reverse: bool = False) -> Iterator[Tensor]:
+        """Hidden states one by one, in the order in which they are made.
+
+        Each is a tensor of its own: the blocks that update in place work on the result of the trunk's first
+        convolution, which is new for every frame.
+        """
         b, n, _, h, w = x.shape
         trunk = self.backward_trunk if reverse else self.forward_trunk
-        states: list[Tensor] = []
+        order = range(n - 1, -1, -1) if reverse else range(n)
         state = x.new_zeros(b, self.num_feat, h, w)
-        for i in reversed(range(n)) if reverse else range(n):
-            if states and flows is not None:
+        for i in order:
+            if i != order[0] and flows is not None:
                 state = flow_warp(state, flows[:, i if reverse else i - 1])
             state = trunk(torch.cat((x[:, i], state), dim=1))
-            states.append(state)
-        return states[::-1] if reverse else states
+            yield state
 
     def upsample(self, frame: Tensor, backward: Tensor | None, forward: Tensor) -> Tensor:
         """Reconstruct one frame (b, 3, scale*h, scale*w) from its LR frame (b, 3, h, w) and hidden states."""
@@ -270,6 +303,13 @@ class PrunableBasicVSR(nn.Module):
             out = self.act(self.pixel_shuffle(self.upconv2(out)))
         out = self.conv_last(self.act(self.conv_hr(out)))
         return out + F.interpolate(frame, scale_factor=self.scale, mode='bilinear', align_corners=False)
+
+
+def _to_host(state: Tensor) -> Tensor:
+    if state.device.type == 'cpu':
+        return state
+    # page-locked, so that the copy does not wait for the device; CUDA's stream keeps copies and their uses in order
+    return torch.empty_like(state, device='cpu', pin_memory=True).copy_(state, non_blocking=True)
 
 
 def _stack_states(backward: list[Tensor], forward: list[Tensor]) -> dict[str, Tensor]:
@@ -300,16 +340,17 @@ def _activation(act: str) -> nn.Module:
 
 
 def _load_spynet(path: str | None) -> AnySizeSpyNet:
-    spynet = AnySizeSpyNet()
-    if path is not None:
-        from basicsr_ssl.checkpoints.importers import read_basicsr
-        # mean and std are constants of the class, and some files leave them out
-        state = {'mean': spynet.mean, 'std': spynet.std, **read_basicsr(path)}
-        try:
-            spynet.load_state_dict(state)
-        except RuntimeError as error:
-            raise ValueError(f'spynet_path: {path} does not hold the weights of SpyNet: {error}') from error
-    return spynet
+    if path is None:
+        return AnySizeSpyNet()
+    from basicsr_ssl.checkpoints.store import load_network
+    try:
+        spynet = load_network(path)
+    except ValueError as error:
+        raise ValueError(f'spynet_path: {path} does not hold the weights of SpyNet: {error}') from error
+    if not isinstance(spynet, AnySizeSpyNet):
+        raise ValueError(f'spynet_path: {path} does not hold the weights of SpyNet but a {type(spynet).__name__}: name '
+                         'that as path: pretrain_network_g, it brings its own flow network')
+    return spynet.train()
 
 
 def _one_of(name: str, value: object, choices: tuple) -> None:

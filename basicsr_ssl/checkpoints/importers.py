@@ -1,74 +1,224 @@
-"""Reading BasicSR's own files: from a ``.pth`` to a state dict and a spec."""
+"""Reading network files of other projects: from a file to a spec and a state dict with our names.
+
+What a file is follows from its contents: how it is wrapped, and how the tensors in it are named.
+
+================ ========================================================= =================================
+source           wrapped in                                                marked by
+================ ========================================================= =================================
+BasicSR          ``params_ema``, ``params``, or a plain state dict         ``forward_trunk.main.0``
+mmagic           ``state_dict``, prefix ``generator_ema.``, ``generator.`` ``forward_resblocks.main.0``
+SSL authors      ``state_dict``, ``model`` (a pickled module), or          ``act_scale`` of some layer, or lists
+                 as BasicSR                                                ``kept_wg`` beside the weights
+SpyNet: BasicSR  as BasicSR                                                ``basic_module.0.basic_module.0``
+SpyNet: mmagic   a plain state dict                                        ``basic_module.0.basic_module.0.conv``
+pytorch-spynet   a plain state dict                                        ``moduleBasic.0.`` or ``netBasic.0.``
+================ ========================================================= =================================
+
+The three SpyNets are one network with one order of channels: pytorch-spynet takes BGR frames and turns them into RGB
+before it subtracts the mean, the others take RGB. Its own code warps with ``align_corners=False``, that of the others,
+and this one, with True.
+
+A state dict does not say which activation it was trained with: BasicSR and mmagic have LeakyReLU, the SSL authors ReLU.
+"""
 
 from __future__ import annotations
 
 import os
-import pickle
 import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-import torch
 from torch import Tensor
 
+from basicsr_ssl.checkpoints import torch_files
+from basicsr_ssl.checkpoints.files import file_sha256
+from basicsr_ssl.checkpoints.formats import listed
+from basicsr_ssl.checkpoints.ssl_files import gate_name, read_ssl
+from basicsr_ssl.checkpoints.torch_files import StoredTensor, as_dict, module_state, stored
 from basicsr_ssl.pruning.spec import Spec
 
+VSR, FLOW = 'PrunableBasicVSR', 'StandaloneSpyNet'
 
-def read_basicsr(path: str | os.PathLike, param_key: str | None = None) -> dict[str, Tensor]:
-    """State dict of a ``.pth`` as BasicSR writes it. Nothing in the file is executed.
+
+@dataclass(frozen=True)
+class Imported:
+    """A network of another project.
+
+    Attributes:
+        spec, state: what to build, and its weights by our names.
+        provenance: ``source_format``, ``source_sha256``, ``param_key`` (which of several sets of weights; None if there
+            was one); of an SSL file also ``method``, and if it is not pruned yet, ``kept``: units to keep by group.
+    """
+
+    spec: Spec
+    state: dict[str, Tensor]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Layout:
+    source: str
+    arch: str
+    marker: str
+    rename: Callable[[str], str]
+
+
+def read_torch(path: str | os.PathLike, kind: str, param_key: str | None = None) -> Imported:
+    """Read a BasicVSR or SpyNet that another project saved with ``torch.save``. Nothing in the file is executed.
 
     Args:
-        path: a file holding ``params`` and / or ``params_ema``, or a plain state dict; ``module.`` prefixes are
-            dropped.
-        param_key: which of the two; None prefers ``params_ema``.
+        path: a file of BasicSR, mmagic, the SSL authors or pytorch-spynet.
+        kind: what ``file_format`` says of it.
+        param_key: ``params`` or ``params_ema`` where the file has both; None prefers the latter, the moving average.
 
     Raises:
-        FileNotFoundError: no such file.
-        ValueError: the file is damaged, needs code to be executed, or holds no such entry.
+        ValueError: it is truncated, corrupted, something else, or contradicts itself; the message says which.
     """
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f'no such file: {path}')
-    with open(path, 'rb') as stream:  # opened here, so that a file that may not be read is not called damaged
-        try:
-            content = torch.load(stream, map_location='cpu', weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise ValueError(f'{path} is damaged, or holds more than tensors: reading that would execute code from the '
-                             'file, which is not done here') from error
-        except Exception as error:  # damaged bytes make torch's reader fail in a dozen ways, struct.error among them
-            raise ValueError(f'{path} is truncated, damaged or not a PyTorch file') from error
-    if not isinstance(content, dict):
-        raise ValueError(f'{path} holds a {type(content).__name__}, expected a dict of tensors')
-    keys = [key for key in ('params_ema', 'params') if key in content]
-    if param_key is not None and keys:
-        if param_key not in keys:
-            raise ValueError(f'{path} has no {param_key!r}, only {", ".join(keys)}: correct param_key_g')
-        keys = [param_key]
-    state = content[keys[0]] if keys else content
-    if not isinstance(state, dict):
-        raise ValueError(f'{path}: {keys[0]!r} holds a {type(state).__name__}, expected a dict of tensors')
-    wrong = [name for name, tensor in state.items() if not (isinstance(name, str) and isinstance(tensor, Tensor))]
-    if wrong:
-        raise ValueError(f'{path}: {wrong[0]!r} is no tensor; expected a file saved by BasicSR (params, params_ema)')
-    return {name.removeprefix('module.'): tensor for name, tensor in state.items()}
+    source = os.fspath(path)
+    with torch_files.opened(path, kind) as file:
+        key, state, lists = _unwrapped(source, file.content, param_key)
+        return _network(source, state, key, param_key, lists, file.tensors)
 
 
-def infer_basicvsr(state: dict[str, Tensor]) -> Spec:
+def read_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], param_key: str | None = None) -> Imported:
+    """The same for the tensors of a safetensors file into which somebody has converted such a file.
+
+    Raises:
+        ValueError: they are no BasicVSR and no SpyNet, or contradict each other.
+    """
+    return _network(os.fspath(path), tensors, None, param_key, None, dict)
+
+
+def _network(path: str, named: Mapping[str, Any], key: str | None, param_key: str | None,
+             lists: Mapping[str, Any] | None, load: Callable[[Mapping[str, Any]], dict[str, Tensor]]) -> Imported:
+    if prefix := _prefix(named, param_key):
+        key, named = prefix, {name.removeprefix(f'{prefix}.'): tensor for name, tensor in named.items()
+                              if name.startswith(f'{prefix}.')}
+    layout = next((layout for layout in _LAYOUTS if layout.marker in named), None)
+    if layout is None:
+        raise ValueError(f'{path} is a foreign file: it holds {listed(named, 3)}, not a BasicVSR or SpyNet as '
+                         'BasicSR, mmagic, the SSL authors or pytorch-spynet name their layers')
+    renamed = {layout.rename(name): name for name in named}
+    if len(renamed) < len(named):
+        raise ValueError(f'{path} is corrupted: two of its tensors have one name')
+    tensors = load(named)
+    state = {ours: tensors[theirs] for ours, theirs in renamed.items()}
+    source, extra = layout.source, {}
+    try:
+        spec = Spec(FLOW) if layout.arch == FLOW else _infer_basicvsr(state)
+        if layout.arch == VSR and (lists is not None or _is_pruned(state, spec)):
+            spec, state, extra = read_ssl(state, spec, lists)
+            source = f'SSL authors, {"not pruned yet" if spec.gated else "pruned"}'
+            extra['method'] = 'SSL, by its authors'
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error
+    return Imported(spec, state, {'source_format': source, 'source_sha256': file_sha256(path), 'param_key': key,
+                                  **extra})
+
+
+def _is_pruned(state: Mapping[str, Tensor], spec: Spec) -> bool:
+    """Whether it is, or is about to be: it has gates, or blocks that do not read all channels."""
+    read = {tensor.shape[1] for name, tensor in state.items() if name.endswith('.conv1.weight') and tensor.dim() == 4}
+    return read != {spec.args['num_feat']} or any(name.endswith('.gate') for name in state)
+
+
+def _infer_basicvsr(state: Mapping[str, Tensor]) -> Spec:
     """Spec of the dense BasicVSR that a state dict with BasicSR's names belongs to.
 
     Raises:
         ValueError: the names are not those of a BasicVSR.
     """
-    pattern = re.compile(r'forward_trunk\.main\.2\.(\d+)\.conv1\.weight')
-    blocks = [int(match[1]) for name in state if (match := pattern.fullmatch(name))]
+    pattern = re.compile(r'forward_trunk\.main\.2\.(\d{1,9})\.conv1\.weight')
+    blocks = sorted(int(match[1]) for name in state if (match := pattern.fullmatch(name)))
     needed = ('forward_trunk.main.0.weight', 'upconv1.weight', 'conv_hr.weight', 'conv_last.weight')
     missing = [name for name in needed if name not in state or state[name].dim() != 4]
     if missing or not blocks:
-        raise ValueError('not the weights of a BasicVSR as BasicSR names them: missing or misshapen '
-                         f'{", ".join(missing) or "the residual blocks"}')
-    return Spec('PrunableBasicVSR', {
+        raise ValueError(f'not a whole BasicVSR: missing or misshapen {listed(missing) or "the residual blocks"}')
+    if blocks != list(range(len(blocks))):
+        raise ValueError(f'not a whole BasicVSR: it has {len(blocks)} residual blocks, the last is number {blocks[-1]}')
+    return Spec(VSR, {
         'num_feat': state['forward_trunk.main.0.weight'].shape[0],
-        'num_block': max(blocks) + 1,
+        'num_block': len(blocks),
         'tail_feat': state['conv_hr.weight'].shape[0],
         'scale': 4 if 'upconv2.weight' in state else 2,
         'bidirectional': 'backward_trunk.main.0.weight' in state,
         'act': 'lrelu',
         'flow': 'spynet' if any(name.startswith('spynet.') for name in state) else 'none',
     })
+
+
+# ---- how files are wrapped
+
+def _unwrapped(path: str, content: Any, param_key: str | None
+               ) -> tuple[str | None, dict[str, StoredTensor], Mapping[str, Any] | None]:
+    """Which of the sets of weights in a file to take, its tensors, and the SSL authors' lists if there are any."""
+    outer = as_dict(content)
+    lists = outer if 'kept_wg' in outer else None
+    choices = ['params_ema', 'params'] if param_key is None else [param_key]
+    if param_key is not None and not outer.keys().isdisjoint(('params_ema', 'params')) and param_key not in outer:
+        raise ValueError(f'{path} has no {param_key!r}, only '
+                         f'{", ".join(key for key in ("params_ema", "params") if key in outer)}: correct param_key_g')
+    for key in (*choices, 'state_dict', 'model'):
+        if key in outer and (state := _tensors(path, outer[key])):
+            return key, state, lists
+    state = _tensors(path, content)
+    if not state:
+        found = f'the entries {listed(map(str, outer), 3)}' if outer else f'a {_kind(content)}'
+        raise ValueError(f'{path} is a foreign file: it holds {found}, and no weights that could be found. A network '
+                         'file is a state dict, plain or under params, params_ema, state_dict or model')
+    return None, state, lists
+
+
+def _tensors(path: str, value: Any) -> dict[str, StoredTensor]:
+    """The tensors of a state dict or of a pickled module, without the prefix that distributed training leaves."""
+    try:
+        state = {name: view for name, entry in as_dict(value).items()
+                 if isinstance(name, str) and (view := stored(entry)) is not None} or module_state(value)
+    except ValueError as error:
+        raise ValueError(f'{path} is corrupted: {error}') from error
+    plain = {name.removeprefix('module.'): view for name, view in state.items()}
+    if len(plain) < len(state):
+        raise ValueError(f'{path} is corrupted: it holds tensors of one name with and without the prefix module.')
+    return plain
+
+
+def _prefix(state: Mapping[str, Any], param_key: str | None) -> str | None:
+    """mmagic saves all networks of a training together; the moving average is a network of its own there."""
+    choices = {'params': ['generator'], 'params_ema': ['generator_ema']}.get(
+        param_key or '', ['generator_ema', 'generator'])
+    return next((prefix for prefix in choices if any(name.startswith(f'{prefix}.') for name in state)), None)
+
+
+def _kind(content: Any) -> str:
+    return type(content).__name__ if isinstance(content, (list, tuple, dict)) else 'single object'
+
+
+# ---- how tensors are named
+
+def _same(name: str) -> str:
+    return name
+
+
+def _from_mmagic(name: str) -> str:
+    for theirs, ours in (('backward_resblocks.', 'backward_trunk.'), ('forward_resblocks.', 'forward_trunk.'),
+                         ('upsample1.upsample_conv.', 'upconv1.'), ('upsample2.upsample_conv.', 'upconv2.')):
+        if name.startswith(theirs):
+            return ours + name[len(theirs):]
+    # five convolutions in a row; BasicSR counts the activations between them too
+    return re.sub(r'^((?:spynet\.)?basic_module\.\d\.basic_module)\.(\d)\.conv\.',
+                  lambda match: f'{match[1]}.{2 * int(match[2])}.', name)
+
+
+def _from_pytorch_spynet(name: str) -> str:
+    return re.sub('^(?:module|net)Basic\\.(\\d)\\.(?:module|net)Basic\\.', r'basic_module.\1.basic_module.', name)
+
+
+_LAYOUTS = (
+    _Layout('mmagic', VSR, 'forward_resblocks.main.0.weight', _from_mmagic),
+    _Layout('BasicSR', VSR, 'forward_trunk.main.0.weight', gate_name),
+    _Layout('BasicSR SpyNet', FLOW, 'basic_module.0.basic_module.0.weight', _same),
+    _Layout('mmagic SpyNet', FLOW, 'basic_module.0.basic_module.0.conv.weight', _from_mmagic),
+    _Layout('pytorch-spynet', FLOW, 'moduleBasic.0.moduleBasic.0.weight', _from_pytorch_spynet),
+    _Layout('pytorch-spynet', FLOW, 'netBasic.0.netBasic.0.weight', _from_pytorch_spynet),
+)

@@ -12,8 +12,7 @@ from torch import nn
 
 from basicsr_ssl.api import choose_units, cut_network, network_cost
 from basicsr_ssl.checkpoints.files import write_text
-from basicsr_ssl.checkpoints.store import read_metadata
-from basicsr_ssl.models.reconstruction_model import ReconstructionModel
+from basicsr_ssl.models.reconstruction_model import ReconstructionModel, describe_method
 from basicsr_ssl.pruning.scores import score_units
 
 
@@ -27,7 +26,7 @@ class PruningModel(ReconstructionModel):
 
     def prepare(self, net: Any) -> nn.Module:
         options, path = self.opt['pruning'], self.opt['path'].get('pretrain_network_g') or ''
-        selection = read_metadata(path).get('selection') if path.endswith('.safetensors') else None
+        selection = getattr(net, 'provenance', {}).get('selection')
         learnt = bool(selection) and selection['pruning'] == options
         if selection and not learnt:
             get_root_logger().warning(f'{path} was trained to lose other units than the section pruning asks for; '
@@ -41,6 +40,7 @@ class PruningModel(ReconstructionModel):
                        'largest_gate_removed': _largest_gate_removed(net, kept),
                        'groups': {group.name: {'kept': len(kept[group.name]), 'size': group.size}
                                   for group in net.groups}}
+        self.method = describe_method(self.report['selection'], options)
         get_root_logger().info(
             f'Pruned ({self.report["selection"]}): {figures["params"]["removed"]:.1%} of the parameters and '
             f'{figures["macs"]["removed"]:.1%} of the MACs, without the flow network')

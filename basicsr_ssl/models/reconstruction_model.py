@@ -22,7 +22,8 @@ from torch.nn.parallel import DistributedDataParallel
 from basicsr_ssl.api import count_macs, count_params
 from basicsr_ssl.checkpoints.files import write_atomically
 from basicsr_ssl.checkpoints.store import BICUBIC, load_network, load_strictly, save_network
-from basicsr_ssl.models.validation import log_metrics, validate_clips
+from basicsr_ssl.models.validation import log_metrics, metric_means, validate_clips
+from basicsr_ssl.nn.spynet import AnySizeSpyNet
 
 AMP_TYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 FLOW_PREFIX = 'spynet.'
@@ -50,6 +51,8 @@ class ReconstructionModel(BaseModel):
         if not net.groups:
             raise ValueError(f'{opt["path"].get("pretrain_network_g") or "network_g"} has no weights to train and '
                              'nothing to prune; it can only be tested')
+        # how it was pruned, or is being; a later stage inherits it with the network
+        self.method: str | None = getattr(net, 'provenance', {}).get('method')
         self.net_g: Any = self.prepare(net).to(self.device)
         lr_size = tuple(opt['pruning']['lr_size']) if opt.get('pruning') else (180, 320)
         get_root_logger().info(
@@ -219,9 +222,10 @@ class ReconstructionModel(BaseModel):
         label = 'latest' if current_iter == -1 else str(current_iter)
         net = self.evaluated_network()
         path = os.path.join(self.opt['path']['models'], f'net_g_{label}.safetensors')
-        save_network(net, path, stage=self.opt['name'], model_type=self.opt['model_type'], iteration=current_iter,
-                     weights='ema' if net is not self.net_g else 'trained', fingerprint=self.opt['fingerprint'],
-                     parents=self.opt['parents'], options=_as_json(self.opt), metrics=self.metrics, **self.provenance())
+        save_network(net, path, stage=self.opt['name'], model_type=self.opt['model_type'], method=self.method,
+                     iteration=current_iter, weights='ema' if net is not self.net_g else 'trained',
+                     fingerprint=self.opt['fingerprint'], parents=self.opt['parents'], options=_as_json(self.opt),
+                     metrics=self.metrics, **self.provenance())
         if current_iter != -1:
             self.save_training_state(0, current_iter)
 
@@ -293,8 +297,7 @@ class ReconstructionModel(BaseModel):
         """Metrics of one test set (``dataloader.dataset``, ``dataloader.name``), whatever the number of processes.
 
         Returns:
-            ``{'psnr': mean of the clip means, ..., 'clips': {clip: {'frames': n, 'psnr': clip mean, ...}}}``, on all
-            processes.
+            See ``validate_clips``.
         """
         name = dataloader.name
         net = self.evaluated_network()
@@ -303,12 +306,12 @@ class ReconstructionModel(BaseModel):
         result = validate_clips(net, dataloader.dataset, name, self.opt, self.device, save_img, tb_logger, current_iter)
         net.train(training)
         log_metrics(result, name, current_iter, tb_logger)
-        self.metrics[name] = {metric: value for metric, value in result.items() if metric != 'clips'}
+        self.metrics[name] = metric_means(result)
         return result
 
 
 def read_network(opt: dict[str, Any], key: str) -> Any:
-    """The network in the file that ``path`` names as ``key``.
+    """The network in the file that ``path`` names as ``key``, of any known format.
 
     Raises:
         OSError, ValueError: the file cannot be read; the message names the option.
@@ -317,9 +320,23 @@ def read_network(opt: dict[str, Any], key: str) -> Any:
     if path == BICUBIC:
         return ARCH_REGISTRY.get('BicubicUpsampler')(opt['scale'])
     try:
-        return load_network(path, opt['path'].get('param_key_g') if key == 'pretrain_network_g' else None)
+        net: Any = load_network(path, opt['path'].get('param_key_g') if key == 'pretrain_network_g' else None)
     except ValueError as error:
-        raise ValueError(f'path: {key}: {error}. Name another file, or copy or download this one again') from error
+        raise ValueError(f'path: {key}: {error}') from error
+    if isinstance(net, AnySizeSpyNet):
+        raise ValueError(f'path: {key}: {path} is a SpyNet, which estimates flow only: name it as network_g: '
+                         'spynet_path, and here a BasicVSR')
+    if _is_inferred(net):
+        weights = net.provenance['param_key']
+        get_root_logger().info(f'Imported {path}, of {net.provenance["source_format"]}'
+                               f'{f", weights {weights}" if weights else ""}')
+    return net
+
+
+def _is_inferred(net: Any) -> bool:
+    """Whether what the network is was inferred from a state dict, and not said by a file of ours."""
+    told = getattr(net, 'provenance', {})
+    return 'source_format' in told and 'stage' not in told
 
 
 def read_input_network(opt: dict[str, Any]) -> Any:
@@ -343,7 +360,8 @@ def read_input_network(opt: dict[str, Any]) -> Any:
     net = read_network(opt, 'pretrain_network_g')
     if fresh is None:
         return net
-    if not path.endswith('.safetensors'):  # a .pth does not say its activation or scale: the options do
+    if _is_inferred(net) and net.provenance['source_format'] in ('BasicSR', 'mmagic'):
+        # a state dict does not say its activation: the options do
         try:
             load_strictly(fresh, net.state_dict(), f'path: pretrain_network_g: {path}')
         except ValueError as error:
@@ -357,6 +375,11 @@ def read_input_network(opt: dict[str, Any]) -> Any:
                          f'({"; ".join(different) or net.spec.arch}). Correct network_g, or leave it out: the file '
                          'says what it is')
     return net
+
+
+def describe_method(selection: str, pruning: dict[str, Any]) -> str:
+    """How units were chosen, in words for the file: when (``selection``), and by which section ``pruning``."""
+    return f'{selection}: {pruning["score"]}, {pruning["scope"]}, {pruning["ratio"]:.2%} of {pruning["budget"]}'
 
 
 def state_iterations(folder: str) -> list[int]:

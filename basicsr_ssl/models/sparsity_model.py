@@ -10,7 +10,7 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import nn
 
 from basicsr_ssl.api import choose_units, with_gates
-from basicsr_ssl.models.reconstruction_model import ReconstructionModel
+from basicsr_ssl.models.reconstruction_model import ReconstructionModel, describe_method
 from basicsr_ssl.pruning.regularizers import GrowingL2, add_penalty_, selected_masks
 
 # A gate this small has been driven to zero: the unit's output is a hundredth of what it was.
@@ -47,6 +47,7 @@ class SparsityLearningModel(ReconstructionModel):
 
     def select(self, kept: dict[str, list[int]]) -> None:
         self.kept = kept
+        self.method = describe_method('sparsity learning', self.opt['pruning'])
         self.masks = {name: mask.to(self.device) for name, mask in selected_masks(self.net_g.groups, kept).items()}
 
     def adjust_gradients(self, current_iter: int) -> None:
