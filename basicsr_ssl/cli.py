@@ -104,7 +104,7 @@ def _test(args: argparse.Namespace) -> int:
 
 
 def _prepare(args: argparse.Namespace) -> int:
-    from basicsr_ssl.data import prepare
+    from basicsr_ssl.data.preparation import prepare
     prepare.prepare(args.dataset, args.root, args.degradation, args.lmdb, args.check, args.allow_partial, args.workers)
     return 0
 

@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     'test': {'api', 'config', 'runtime', 'report', 'models', 'data', 'checkpoints'},
     'train': {'config', 'runtime', 'models', 'data', 'checkpoints'},
     'pipeline': {'config', 'runtime', 'train', 'test', 'report'},
-    'cli': {'config', 'runtime', 'pipeline', 'test', 'data.prepare', 'report', 'checkpoints'},
+    'cli': {'config', 'runtime', 'pipeline', 'test', 'data.preparation.prepare', 'report', 'checkpoints'},
     '__main__': {'cli'},
     '__init__': {'_compat', 'version', 'api', 'checkpoints.store', 'archs', 'data', 'losses', 'models'},
 }

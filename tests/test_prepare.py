@@ -31,13 +31,13 @@ from clips import png, write_noise, write_set
 from PIL import Image
 
 from basicsr_ssl import cli
-from basicsr_ssl.data import lmdb_files, lr_frames, parallel
-from basicsr_ssl.data import prepare as module
 from basicsr_ssl.data.catalog import BENCHMARKS, TRAINING_SETS
 from basicsr_ssl.data.clips_dataset import ClipFoldersTestDataset
 from basicsr_ssl.data.degradations import blur_downsample
 from basicsr_ssl.data.frames import DatasetError
-from basicsr_ssl.data.prepare import prepare
+from basicsr_ssl.data.preparation import lmdb_files, lr_frames, parallel
+from basicsr_ssl.data.preparation import prepare as module
+from basicsr_ssl.data.preparation.prepare import prepare
 
 VID4_CLIPS = {'calendar': 3, 'city': 2}
 SIZE = (26, 37)  # no multiples of 4: GT is cropped
