@@ -12,10 +12,12 @@ import sys
 from itertools import islice
 from pathlib import Path
 
+import lmdb
 import numpy as np
 import pytest
 import torch
 from basicsr.data import build_dataset
+from basicsr.utils import imfrombytes
 from PIL import Image
 from torch.utils.data import Dataset
 
@@ -194,6 +196,21 @@ def test_errors_come_with_their_own_message(workers):
     stream = train_loader(Broken(length=1), {'num_worker_per_gpu': workers, 'batch_size_per_gpu': 2}, 5)
     with pytest.raises(DatasetError, match=r'^cannot read the image 0\.png\. Copy it again$'):
         next(stream)
+
+
+def test_a_frame_that_is_not_in_the_lmdb(tmp_path):
+    class Absent(Dice):
+        """Reads as BasicSR's datasets do."""
+        file_client = None
+        io_backend_opt = {'type': 'lmdb', 'db_paths': [str(tmp_path / 'x.lmdb')], 'client_keys': ['gt']}
+
+        def __getitem__(self, index):
+            assert self.file_client is not None
+            return imfrombytes(self.file_client.get('000/00000010', 'gt'), float32=True)
+
+    lmdb.open(str(tmp_path / 'x.lmdb')).close()
+    with pytest.raises(DatasetError, match=r'^cannot use 000/00000010: it is not in the LMDB\. Build the LMDB again'):
+        FreshLists(Absent())[0]
 
 
 def test_an_empty_dataset_is_refused_at_once():
