@@ -94,8 +94,8 @@ class FreshLists(Dataset):
                 if isinstance(error, (OSError, AttributeError)) else 'Check scale, gt_size, dataroot_gt and dataroot_lq'
             if isinstance(error, TypeError) and 'NoneType' in str(error):  # what FileClient gives for an absent key
                 reason = 'it is not in the LMDB'
-                remedy = ("Build the LMDB again from all frames, or take the clip out of meta_info_file; BasicSR's REDS "
-                          'dataset takes every clip for 100 frames long')
+                remedy = ('Build the LMDB again from all frames, or take the clip out of meta_info_file; for '
+                          "BasicSR's REDS dataset every clip has 100 frames")
             raise DatasetError(f'cannot use {reads.file}: {reason}. {remedy}') from error
 
     def __len__(self) -> int:
