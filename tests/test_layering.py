@@ -25,8 +25,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     'archs': {'nn', 'pruning.spec', 'pruning.groups', 'pruning.cost', 'checkpoints'},
     'api': {'checkpoints', 'pruning'},
     'models': {'api', 'archs', 'checkpoints', 'data', 'losses', 'nn', 'pruning'},
-    'report': {'api', 'archs', 'checkpoints', 'data.catalog', 'data.frames', 'pruning', 'models.inference',
-               'models.validation', 'config.errors'},
+    'report': {'api', 'archs', 'checkpoints', 'data.catalog', 'data.degradations', 'data.frames', 'pruning',
+               'models.inference', 'models.validation', 'config.errors'},
     # the package, so that BasicSR's registries are filled when they are read
     'config': {'checkpoints.files', 'checkpoints.zoo', ROOT},
     'runtime': set(),

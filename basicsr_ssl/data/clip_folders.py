@@ -84,8 +84,9 @@ def collect_benchmark(options: ClipFoldersTestOptions) -> tuple[list[Clip], list
         more = f'; and {len(problems) - _PROBLEMS} more' if len(problems) > _PROBLEMS else ''
         raise DatasetError(
             f'{options.name}: the frames are not the whole benchmark {benchmark.name}: '
-            f'{"; ".join(problems[:_PROBLEMS])}{more}. Complete it as datasets/README.md describes, or test on what '
-            'there is with --allow-partial, which marks the results as partial')
+            f'{"; ".join(problems[:_PROBLEMS])}{more}. Complete it as datasets/README.md describes, or go on with '
+            'what there is, which marks the results as partial: --allow-partial for a test, allow_partial: true in the '
+            'options of the test set for a training')
     if lq is not None:
         pairs = {name: _paired(gt[name], lq[name]) for name in names}
         gt, lq = {name: pair[0] for name, pair in pairs.items()}, {name: pair[1] for name, pair in pairs.items()}

@@ -54,7 +54,7 @@ def benchmark_table(result: Result) -> str:
                 for name in dict.fromkeys(('psnr', 'ssim', *result['metrics']))]
     columns = [column for column in columns if any(row.get(column[0]) is not None for row in rows)]
     doubts = [row.doubts[test] for row in PUBLISHED if test in row.doubts]
-    notes = [_how(result), _cost_note(result['lr_size']),
+    notes = [how_measured(protocol), _cost_note(result['lr_size']),
              f'{result["seconds_per_frame"]:.3g} seconds per LR frame on {result["device"]}, metrics not counted',
              *_reservations(result, quote=True), *doubts, *_source_notes({row['source'] for row in rows})]
     return '\n'.join([f'{_title(test)}:', '', format_table(rows, columns), '', *_listed(notes)])
@@ -165,8 +165,8 @@ def quoted(sentences: Sequence[str]) -> str:
     return '; '.join([*sentences[:_QUOTED], *more])
 
 
-def _how(result: Result) -> str:
-    protocol = result['protocol']
+def how_measured(protocol: Mapping[str, Any]) -> str:
+    """A protocol (see ``report.results``) in words, without what it lacks or where it deviates."""
     crop = f'border of {protocol["crop"]} pixels left out' if protocol['crop'] else 'no border left out'
     made = 'LR from files'
     if protocol['kernel']:

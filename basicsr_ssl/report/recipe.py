@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -17,11 +18,14 @@ from torch import nn
 from basicsr_ssl.api import network_cost
 from basicsr_ssl.archs import BicubicUpsampler
 from basicsr_ssl.checkpoints.store import BICUBIC, build_network, load_network
+from basicsr_ssl.data.degradations import DESCRIPTIONS
 from basicsr_ssl.models.inference import as_clip, as_image, super_resolve
 from basicsr_ssl.models.validation import log_metrics, metric_means, test_sets, validate_clips
+from basicsr_ssl.report.benchmarks import how_measured, quoted
 from basicsr_ssl.report.expectations import check_expectations
 from basicsr_ssl.report.plots import comparison_picture, kept_units_chart, pick_crop
 from basicsr_ssl.report.profile import measure_latency
+from basicsr_ssl.report.results import describe_protocol
 from basicsr_ssl.report.summary import write_summary
 
 PICTURE_CLIPS = 3
@@ -50,20 +54,24 @@ def report_recipe(opt: dict[str, Any], files: dict[str, str]) -> list[str]:
                  for label, file in files.items()})
     for net in nets.values():
         net.to(device).eval()
-    datasets = {options['name']: build_dataset(options) for options in test_sets(opt['datasets'])}
+    sets = {options['name']: options for options in test_sets(opt['datasets'])}
+    datasets = {name: build_dataset(options) for name, options in sets.items()}
 
     lr_size = tuple(report['lr_size'])
     rows: list[dict[str, Any]] = []
     for label, net in nets.items():
-        metrics = {}
+        metrics, measured = {}, {}
         for name, dataset in datasets.items():
             result = validate_clips(net, dataset, name, {**opt, 'name': label}, device, opt['val']['save_img'])
             logger.info(f'{label}:')
             log_metrics(result, name, 0, None)
             metrics[name] = metric_means(result)
+            measured[name] = _measured(describe_protocol(
+                sets[name], opt['val'], list(getattr(dataset, 'partial', ())), result['segment'], DESCRIPTIONS,
+                result['clips']))
         first = next(iter(metrics.values()), {})
         rows.append({'network': label, **network_cost(net, lr_size), 'ms_per_frame': None,
-                     'psnr': first.get('psnr'), 'ssim': first.get('ssim'), 'metrics': metrics,
+                     'psnr': first.get('psnr'), 'ssim': first.get('ssim'), 'metrics': metrics, 'measured': measured,
                      'lr_size': list(lr_size), 'device': device.type, 'file': files.get(label)})
     missed: list[str] = []
     if master:
@@ -81,6 +89,18 @@ def report_recipe(opt: dict[str, Any], files: dict[str, str]) -> list[str]:
         logger.info(f'Wrote summary.json, summary.md and pictures into {folder}')
         missed = check_expectations(rows, report['expect'])
     return missed
+
+
+def _measured(protocol: Mapping[str, Any]) -> str:
+    """How the figures of a test set were measured, and why they are not comparable with published ones if so."""
+    parts = [how_measured(protocol)]
+    if protocol['published']:
+        parts.append('as its published figures are')
+    if protocol['partial']:
+        parts.append(f'only a part of the benchmark: {quoted(protocol["missing"])}')
+    if protocol['deviations']:
+        parts.append(f'deviates from the published protocol: {"; ".join(protocol["deviations"])}')
+    return '. '.join(parts)
 
 
 def _kept_units(net: Any) -> dict[str, dict[str, int]]:

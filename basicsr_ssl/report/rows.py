@@ -1,8 +1,8 @@
 """What a row of a summary is, and which figures it holds.
 
 A row is a dict: ``network`` (its label), ``params``, ``params_with_flow``, ``macs``, ``macs_with_flow``,
-``ms_per_frame``, ``psnr``, ``ssim``, and optionally ``metrics`` (``{test set: {metric: value}}``), ``lr_size`` and
-``device``. A figure that is unknown is None or absent.
+``ms_per_frame``, ``psnr``, ``ssim``, and optionally ``metrics`` (``{test set: {metric: value}}``), ``measured``
+(``{test set: how}``, in words), ``lr_size`` and ``device``. A figure that is unknown is None or absent.
 """
 
 from __future__ import annotations

@@ -93,7 +93,8 @@ def _notes(rows: Sequence[Row], reference: str | None) -> list[str]:
     notes = [f'MACs and ms per frame{size}{device}. "+flow" counts the flow network too; ms always includes it.']
     if reference is not None:
         notes.append(f'"fewer" and "faster": times, against {reference}.')
-    return notes
+    measured = {name: text for row in rows for name, text in (row.get('measured') or {}).items()}
+    return notes + [f'{name}: {text}.' for name, text in measured.items()]
 
 
 def _times(gain: float) -> str:
