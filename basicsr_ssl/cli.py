@@ -23,7 +23,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except (OSError, ValueError, FloatingPointError) as error:
         # an error of these kinds says what is wrong and how to mend it: no traceback in its way
-        print(f'basicsr-ssl: {error}', file=sys.stderr)
+        from basicsr_ssl.checkpoints.formats import plain
+        print(f'basicsr-ssl: {plain(error)}', file=sys.stderr)
         return 1
 
 
@@ -118,7 +119,10 @@ def _table(args: argparse.Namespace) -> int:
 def _info(args: argparse.Namespace) -> int:
     from basicsr_ssl.report import info
     described = info.describe(args.file)
-    print(json.dumps(described, indent=2) if args.json else info.format_info(described))
+    if args.json:  # infinity, as the PSNR of equal frames, and NaN are no JSON: null
+        print(json.dumps(json.loads(json.dumps(described), parse_constant=lambda _: None), indent=2))
+    else:
+        print(info.format_info(described))
     return 0
 
 

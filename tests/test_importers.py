@@ -293,20 +293,20 @@ def reshape(layer: str, filters: int, channels: int) -> Callable[[State, dict[st
 BLOCK = 'forward_trunk.main.2.0'
 CONTRADICTIONS: dict[str, tuple[Callable[[State, dict[str, Any]], object], str]] = {
     'both': (change('kept_wg', f'{BLOCK}.conv2', lambda units: [*units[:-1], units[0]]),
-             rf'{BLOCK}\.conv2: kept_wg names 4 units and pruned_wg 4; together they should be the 8 units'),
+             rf'{BLOCK}\.conv2: kept_wg 4 and pruned_wg 4 of its 8 units; .* each once, together all of them'),
     'missing': (change('pruned_wg', 'fusion', lambda units: units[1:]),
-                'fusion: kept_wg names 5 units and pruned_wg 2; together they should be the 8 units'),
-    'too-large': (change('kept_wg', 'upconv1', lambda units: [*units[1:], 64]), 'upconv1: kept_wg names 6 units'),
+                'fusion: kept_wg 5 and pruned_wg 2 of its 8 units'),
+    'too-large': (change('kept_wg', 'upconv1', lambda units: [*units[1:], 64]), 'upconv1: kept_wg 6 and '),
     'negative': (change('kept_wg_pre', f'{BLOCK}.conv1', lambda units: [*units[1:], -1]),
-                 rf'{BLOCK}\.conv1: kept_wg_pre names 6 units'),
+                 rf'{BLOCK}\.conv1: kept_wg_pre 6 and '),
     'no-list': (change('kept_wg', 'conv_hr', lambda units: None), 'conv_hr: kept_wg has no list of its units'),
-    'text': (change('kept_wg', 'fusion', lambda units: [str(u) for u in units]), 'fusion: kept_wg names 5 units'),
+    'text': (change('kept_wg', 'fusion', lambda units: [str(u) for u in units]), 'fusion: kept_wg 5 and .* integers'),
     'no-entry': (lambda state, lists: lists['kept_wg_pre'].pop(f'{BLOCK}.conv1'),
                  rf'{BLOCK}\.conv1: kept_wg_pre has no list of its units'),
     'no-table': (lambda state, lists: lists.pop('pruned_wg'), 'pruned_wg is missing'),
     'empty': (lambda state, lists: (lists['kept_wg'].update(fusion=[]),
                                     lists['pruned_wg'].update(fusion=list(range(8)))),
-              'fusion: kept_wg names 0 units and pruned_wg 8'),
+              'fusion: kept_wg 0 and pruned_wg 8 .* at least one kept'),
     'unprunable': (change('pruned_wg', 'conv_last', lambda units: [1]), 'conv_last: .*never pruned'),
     'unknown-layer': (lambda state, lists: lists['pruned_wg'].update({'conv_first': []}), 'conv_first: .*no weights'),
     'more-kept-than-there': (lambda state, lists: (lists['kept_wg'][f'{BLOCK}.conv2'].append(
@@ -318,7 +318,7 @@ CONTRADICTIONS: dict[str, tuple[Callable[[State, dict[str, Any]], object], str]]
              rf'{BLOCK}\.conv2: its weight has 1 dimensions, expected 4'),
     'flat-first-conv': (lambda state, lists: state.update({'backward_trunk.main.0.weight': torch.ones(8)}),
                         r'backward_trunk\.main\.0: its weight has 1 dimensions, expected 4'),
-    'first-conv': (reshape('forward_trunk.main.0', 7, 11), r'should be the 7 units'),
+    'first-conv': (reshape('forward_trunk.main.0', 7, 11), r'7 filters of 11 channels, a BasicVSR has 7 of 10 there'),
     'no-lists': (lambda state, lists: lists.clear(), 'without the lists of what was kept .*model_prune_final.pt'),
 }
 
@@ -394,6 +394,21 @@ def test_convert_overwrites_nothing(tmp_path: Path) -> None:
 def options(path: object, **network: Any) -> dict[str, Any]:
     return {'path': {'pretrain_network_g': str(path)}, 'scale': 4,
             'network_g': {'type': 'PrunableBasicVSR', **network} if network else None}
+
+
+def test_the_ssl_authors_list_that_their_code_does_not_read_may_be_missing(tmp_path: Path) -> None:
+    path = tmp_path / 'model.pt'
+    state, lists = pruned()
+    del lists['pruned_wg_pre']
+    torch.save({**lists, 'state_dict': state}, path)
+    net: Any = import_network(path)
+    assert_computes(net, basicvsr, state, F.relu, lists['kept_wg'], lists['kept_wg_pre'])
+    kept = lists['kept_wg_pre'][f'{BLOCK}.conv1']
+    for wrong in ([*kept[1:], kept[-1]], [*kept[1:], 8], [*kept[1:], -1], [*kept[1:], True], []):
+        lists['kept_wg_pre'][f'{BLOCK}.conv1'] = wrong
+        torch.save({**lists, 'state_dict': state}, path)
+        with pytest.raises(ValueError, match=rf'{BLOCK}\.conv1: kept_wg_pre {len(wrong)} of its 8 units'):
+            import_network(path)
 
 
 def test_a_stage_starts_from_any_of_them(tmp_path: Path) -> None:
@@ -564,6 +579,14 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     'decimal': lambda: b'L' + b'9' * 5000 + b'L\n.',
     'deep': lambda: b'\x80\x02' + b']' * 20_000 + b'a' * 19_999 + b'.',
     'twice-and-twice': lambda: b'\x80\x02]' + b'2\x86' * 5000 + b'.',  # 2**5000 paths to one list
+    'maker-of-many-paths': lambda: b'\x80\x02]' + b'2\x86' * 5000 + b')R.',
+    'deep-maker': lambda: b'\x80\x02]' + b'\x85' * 20_000 + b')R.',
+    'deep-calls': lambda: b'\x80\x02cos\nsystem\n' + b')R' * 20_000 + b'.',
+    'storage-of-many-paths': lambda: (
+        b'\x80\x02}' + text('w') + b'ctorch._utils\n_rebuild_tensor_v2\n((' + text('storage')
+        + b'ctorch\nFloatStorage\n]' + b'2\x86' * 5000 + text('cpu') + b'K\x03tQK\x00K\x03\x85K\x01\x85\x89}tRs.'),
+    'long-names': lambda: (b'\x80\x02' + text('_modules') + b'q\x000' + text('x' * 100_000) + b'q\x010ca\nb\n)R'
+                           + b'q\x020' + b'ca\nb\n)R}h\x00}h\x01h\x02ssbq\x020' * 5000 + b'h\x02.'),
     'itself': lambda: b'\x80\x02}q\x00' + text('params') + b'h\x00s.',
     'module-in-itself': lambda: b'\x80\x02ctorch.nn\nModule\n)Rq\x00}' + text('_modules') + b'}' + text('a')
                                 + b'h\x00ssb.',

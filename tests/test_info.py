@@ -241,6 +241,34 @@ def test_safetensors_of_somebody_else(tmp_path):
     assert (described['format'], described['dtype'], described['form']) == ('BasicSR', 'bfloat16', 'dense')
 
 
+def test_numbers_of_eight_bits(tmp_path):
+    path = tmp_path / 'net.safetensors'
+    state = {name: tensor.to(torch.float8_e5m2) for name, tensor in BasicVSR(8, 1).state_dict().items()}
+    state['conv_last.bias'][1] = math.inf
+    save_file(state, path)
+    described = describe(path)
+    assert (described['dtype'], described['not_finite']) == ('float8_e5m2', ['conv_last.bias'])
+
+
+def test_figures_that_json_does_not_know(tmp_path, capsys):
+    path = tmp_path / 'net.safetensors'
+    options = {'pruning': {'score': 'l1', 'scope': 'global', 'ratio': 10**400, 'budget': 'units'}}
+    save_network(tiny_net(), path, metrics={'Vid4': {'psnr': math.inf, 'ssim': 1.0}}, options=options)
+    assert cli.main(['info', '--json', str(path)]) == 0
+    described = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    assert described['figures'] == {'Vid4': {'psnr': None, 'ssim': 1.0}} and described['method'] is None
+
+
+@pytest.mark.parametrize('change', [{'args': {'\x1b[2J': 1}}, {'arch': '\x1b[2J'}, {'format': '\x1b[2J'},
+                                    {'widths': {'\x1b[2J': 1}}, {'\x1b[2J': 1}])
+def test_refusals_do_not_steer_the_terminal(tmp_path, capsys, change):
+    path = tmp_path / 'net.safetensors'
+    spec = {**json.loads(tiny_net().spec.to_json()), **change}
+    save_file(tiny_net().state_dict(), path, metadata={'basicsr_ssl': json.dumps({'spec': spec})})
+    assert cli.main(['info', str(path)]) == 1
+    assert (said := capsys.readouterr().err) and said.replace('\n', '').isprintable()
+
+
 @pytest.mark.parametrize('value', [31.0, 'text', ['a', 1], {'a': 1}, {'a': {'b': 'c'}}, {'kept': {'a': [1]}}, None])
 def test_provenance_of_any_kind(tmp_path, value):
     path = tmp_path / 'net.safetensors'

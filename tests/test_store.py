@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import resource
 import struct
@@ -253,6 +254,12 @@ def test_older_files_without_a_checksum_load(saved: Path) -> None:
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
 
 
+def test_any_other_name_is_provenance(tmp_path: Path) -> None:
+    said: dict[str, Any] = {'net': 1, 'path': 'x', 'self': None}
+    save_network(net_of('dense'), tmp_path / 'net.safetensors', **said)
+    assert load_network(tmp_path / 'net.safetensors').provenance == said
+
+
 @pytest.mark.parametrize('key', ['spec', 'versions', 'checksum'])
 def test_provenance_cannot_pose_as_what_the_store_says(key: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=f'provenance must not name {key}'):
@@ -328,7 +335,11 @@ BAD_SPECS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     'unknown-argument': (lambda m: m['spec']['args'].update(depth=3), 'the spec does not fit PrunableBasicVSR.*depth'),
     'bad-argument': (lambda m: m['spec']['args'].update(scale=3), 'scale must be one of 2, 4, got 3'),
     'unknown-group': (lambda m: m['spec']['widths'].update(nothing=3), 'no such group in this network: nothing'),
-    'text-width': (lambda m: m['spec']['widths'].update(fusion='3'), 'the spec does not fit PrunableBasicVSR'),
+    'text-width': (lambda m: m['spec']['widths'].update(fusion='3'), 'widths should hold integers only'),
+    'truth-width': (lambda m: m['spec']['widths'].update(fusion=True), 'widths should hold integers only'),
+    'mapped-index': (of_spec('index', {'forward_trunk.main.2.0.in': {'0': 1}}), 'index should hold integers only'),
+    'nan-index': (of_spec('index', {'forward_trunk.main.2.0.in': [math.nan]}), 'index should hold integers only'),
+    'text-direction': (lambda m: m['spec']['args'].update(bidirectional='no'), 'bidirectional must be one of True, F'),
     'bad-width': (lambda m: m['spec']['widths'].update(fusion=9), r'fusion must be within 1\.\.8, got 9'),
     'no-index': (of_spec('index', {}), 'needs an index of them'),
     'file-name': (lambda m: m['spec']['args'].update(spynet_path='/etc/passwd'), 'the spec names a file'),

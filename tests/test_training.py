@@ -93,6 +93,8 @@ def test_resume_is_the_uninterrupted_run(folder: Path, clips: Path, dense: Path,
         opt['path'] = {'pretrain_network_g': str(dense), 'pretrain_network_teacher': str(dense)}
     assert train(folder, opt) == 0
     whole = shutil.move(output(folder), folder / 'whole.safetensors')
+    with pytest.raises(ValueError, match=r'8\.state is a training state of basicsr_ssl, not a network'):
+        load_network(folder / 'experiments/run/training_states/8.state')
     (folder / 'experiments/run/training_states/8.state').unlink()
     torch.manual_seed(99)  # whatever the program drew before must not matter
     assert train(folder, opt, '--auto_resume') == 0

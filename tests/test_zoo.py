@@ -423,6 +423,12 @@ def test_a_length_that_is_too_long(server, file, patience, sha256):
     assert DATA.startswith(Path(f'{file}.part').read_bytes())
 
 
+def test_a_length_of_thousands_of_digits(server, file, patience):
+    server.answer = lambda handler, count: reply(handler, 200, DATA, Content_Length='9' * 5000)
+    fetch([server.url], file, SHA[:8], patience)
+    assert file.read_bytes() == DATA
+
+
 def test_more_than_the_range(server, file, patience):
     def more(handler: BaseHTTPRequestHandler, count: int) -> None:
         start = int(handler.headers['Range'][6:-1])

@@ -136,6 +136,7 @@ class PrunableBasicVSR(nn.Module):
                  widths: Mapping[str, int] | None = None, index: Mapping[str, Sequence[int]] | None = None) -> None:
         super().__init__()
         _one_of('scale', scale, (2, 4))
+        _one_of('bidirectional', bidirectional, (True, False))
         _one_of('act', act, ('lrelu', 'relu'))
         _one_of('flow', flow, ('spynet', 'none'))
         for name, value in (('num_feat', num_feat), ('num_block', num_block), ('tail_feat', tail_feat)):

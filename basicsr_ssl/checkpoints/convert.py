@@ -9,6 +9,7 @@ import torch
 from basicsr.archs.spynet_arch import SpyNet
 
 from basicsr_ssl.checkpoints.files import write_atomically
+from basicsr_ssl.checkpoints.formats import plain
 from basicsr_ssl.checkpoints.store import import_network, save_network
 
 SUFFIXES = {'safetensors': '.safetensors', 'basicsr': '.pth'}
@@ -65,7 +66,7 @@ def _found(source: str, net: Any) -> str:
     average = ', the moving average' if key in ('params_ema', 'generator_ema') else ''
     weights = f', weights {key}{average}' if key else ''
     count = sum(parameter.numel() for parameter in net.parameters())
-    return f'{source}: {net.spec.form} {type(net).__name__} of {origin}{weights}; {count:,} parameters.'
+    return plain(f'{source}: {net.spec.form} {type(net).__name__} of {origin}{weights}; {count:,} parameters.')
 
 
 def _not_in_basicsr(net: Any) -> list[str]:

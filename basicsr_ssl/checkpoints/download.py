@@ -29,6 +29,7 @@ from tqdm import tqdm
 from urllib3.exceptions import NameResolutionError, NewConnectionError, ReadTimeoutError
 
 from basicsr_ssl.checkpoints.files import file_sha256, write_text
+from basicsr_ssl.checkpoints.formats import plain
 
 CHUNK = 1 << 14  # a cut loses what came of one
 MAX_BYTES = 1 << 30  # far above any network of this field: what is larger is not what was asked for
@@ -219,10 +220,10 @@ def _span(response: requests.Response, have: int, validator: str | None, part: P
         raise _Refused('there is no such file (404)')
     if status == requests.codes.ok:
         length = None if response.headers.get('Content-Encoding') else response.headers.get('Content-Length', '')
-        return 0, int(length) if length and length.isdecimal() else None
+        return 0, int(length) if length and re.fullmatch(r'\d{1,18}', length) else None
     if status != requests.codes.partial_content:
         raise _Refused(f'the server answers {status} {response.reason}')
-    match = re.fullmatch(r'bytes (\d+)-(\d+)/(\d+)', named)
+    match = re.fullmatch(r'bytes (\d{1,18})-(\d{1,18})/(\d{1,18})', named)
     changed = validator is not None and _validator(response) not in (None, validator)
     if not have or not match or int(match[1]) != have or changed:
         _drop_content(part)
@@ -347,4 +348,4 @@ def _disk_problem(error: OSError, part: Path) -> str:
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(plain(line), file=sys.stderr, flush=True)

@@ -50,6 +50,11 @@ def listed(names: Iterable[str], most: int = 8) -> str:
     return ', '.join(ascii(name)[1:-1][:200] for name in names[:most]) + more
 
 
+def plain(text: object) -> str:
+    """Text for a terminal: what a file or a server says in it must not steer the terminal."""
+    return ''.join(char if char.isprintable() or char in '\n\t' else '?' for char in str(text))
+
+
 def _found(head: bytes) -> str:
     if not head.strip(b'\0'):
         return 'full of zeros, as left by an interrupted copy or download' if head else 'empty'

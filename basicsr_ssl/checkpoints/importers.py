@@ -137,8 +137,12 @@ def _infer_basicvsr(state: Mapping[str, Tensor]) -> Spec:
         raise ValueError(f'not a whole BasicVSR: missing or misshapen {listed(missing) or "the residual blocks"}')
     if blocks != list(range(len(blocks))):
         raise ValueError(f'not a whole BasicVSR: it has {len(blocks)} residual blocks, the last is number {blocks[-1]}')
+    feat, channels, *_ = state['forward_trunk.main.0.weight'].shape
+    if channels != feat + 3:  # a frame and the hidden state go in; the network is not built larger than its weights
+        raise ValueError(f'forward_trunk.main.0.weight has {feat} filters of {channels} channels, a BasicVSR '
+                         f'has {feat} of {feat + 3} there')
     return Spec(VSR, {
-        'num_feat': state['forward_trunk.main.0.weight'].shape[0],
+        'num_feat': feat,
         'num_block': len(blocks),
         'tail_feat': state['conv_hr.weight'].shape[0],
         'scale': 4 if 'upconv2.weight' in state else 2,
@@ -154,6 +158,9 @@ def _unwrapped(path: str, content: Any, param_key: str | None
                ) -> tuple[str | None, dict[str, StoredTensor], Mapping[str, Any] | None]:
     """Which of the sets of weights in a file to take, its tensors, and the SSL authors' lists if there are any."""
     outer = as_dict(content)
+    if outer.keys() >= {'iter', 'fingerprint', 'net'}:
+        raise ValueError(f'{path} is a training state of basicsr_ssl, not a network: --auto_resume continues from it, '
+                         'the networks of the same run are in the folder models beside that of the states')
     lists = outer if 'kept_wg' in outer else None
     choices = ['params_ema', 'params'] if param_key is None else [param_key]
     if param_key is not None and not outer.keys().isdisjoint(('params_ema', 'params')) and param_key not in outer:

@@ -33,16 +33,19 @@ class Name:
         return f'{self.module}.{self.name}'
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Reference:
     """Something that lies outside the pickle (a persistent id)."""
 
     id: Any
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Inert:
     """An object that the pickle would have made by calling something; it was not called.
+
+    It is never printed, and neither is what a ``Reference`` holds: a few bytes nest them so deep, or repeat them so
+    often, that no text could hold them.
 
     Attributes:
         maker: what would have been called, as a rule a ``Name``.
@@ -56,6 +59,10 @@ class Inert:
     state: Any = None
     items: list[Any] = field(default_factory=list)
     entries: dict[Any, Any] = field(default_factory=dict)
+
+    def made_by(self, *names: str) -> bool:
+        """Whether the maker is one of these, named ``module.name``."""
+        return isinstance(self.maker, Name) and str(self.maker) in names
 
 
 def read_pickle(stream: Any, references: list[Reference] | None = None) -> Any:

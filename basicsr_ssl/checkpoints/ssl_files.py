@@ -53,7 +53,8 @@ def read_ssl(state: State, dense: Spec, lists: Mapping[str, Any] | None) -> tupl
     Args:
         state: tensors by our names; gates still of shape (1, units, 1, 1).
         dense: spec of the network that its names describe, before pruning.
-        lists: the file's ``kept_wg``, ``pruned_wg``, ``kept_wg_pre``, ``pruned_wg_pre``; None where it has none.
+        lists: the file's ``kept_wg``, ``pruned_wg``, ``kept_wg_pre`` and, which their code saves but does not read,
+            ``pruned_wg_pre``; None where it has none.
 
     Returns:
         Spec, state dict, and of a gated network with lists ``{'kept': {group: units that the lists keep}}``.
@@ -72,7 +73,8 @@ def read_ssl(state: State, dense: Spec, lists: Mapping[str, Any] | None) -> tupl
                              'model_prune_final.pt of the same training, which has them')
         return Spec(dense.arch, args, gated=True), state, {}
 
-    tables = {name: _table(lists, name) for name in ('kept_wg', 'pruned_wg', 'kept_wg_pre', 'pruned_wg_pre')}
+    tables = {name: _table(lists, name) for name in ('kept_wg', 'pruned_wg', 'kept_wg_pre', 'pruned_wg_pre')
+              if name != 'pruned_wg_pre' or name in lists}
     args['tail_feat'] = sum(len(_named(tables, name, 'conv_hr')) for name in ('kept_wg', 'pruned_wg'))
     groups = _groups(dense.arch, args)
     _check_other_layers(tables, dense.arch, args, groups)
@@ -122,12 +124,14 @@ def _groups(arch: str, args: Mapping[str, Any]) -> dict[str, _Units]:
 
 def _kept(tables: Mapping[str, Mapping[str, Any]], units: _Units) -> list[int]:
     """Kept units of one group, ascending."""
-    names = f'kept_wg{units.suffix}', f'pruned_wg{units.suffix}'
-    kept, pruned = (_named(tables, name, units.layer) for name in names)
-    complete = len(kept) + len(pruned) == units.size and all(type(unit) is int for unit in kept + pruned)
-    if not complete or not kept or sorted(kept + pruned) != list(range(units.size)):
-        raise ValueError(f'{units.layer}: {names[0]} names {len(kept)} units and {names[1]} {len(pruned)}; together '
-                         f'they should be the {units.size} units of the layer, each once, at least one of them kept')
+    names = [name for name in (f'kept_wg{units.suffix}', f'pruned_wg{units.suffix}') if name in tables]
+    kept, *pruned = lists = [_named(tables, name, units.layer) for name in names]
+    named = [unit for part in lists for unit in part]
+    right = bool(kept) and all(type(unit) is int and 0 <= unit < units.size for unit in named)
+    if not right or len(set(named)) < len(named) or (pruned and len(named) != units.size):
+        counts = ' and '.join(f'{name} {len(part)}' for name, part in zip(names, lists))
+        raise ValueError(f'{units.layer}: {counts} of its {units.size} units; they should be integers from 0 on, '
+                         f'each once, {"together all of them, " if pruned else ""}at least one kept')
     return sorted(kept)
 
 

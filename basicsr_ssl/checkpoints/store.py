@@ -27,7 +27,7 @@ OWN_KEYS = ('spec', 'versions', 'checksum')  # of the metadata; the rest is prov
 BICUBIC = 'bicubic'
 
 
-def save_network(net: nn.Module, path: str | os.PathLike, **provenance: Any) -> None:
+def save_network(net: nn.Module, path: str | os.PathLike, /, **provenance: Any) -> None:
     """Save a network so that ``load_network`` rebuilds it from the file alone.
 
     The file is safetensors; spec, provenance and the versions of the software stand in its metadata as one JSON string,
@@ -116,9 +116,9 @@ def build_network(spec: Spec, state: Mapping[str, Tensor] | None = None, source:
     if state is None:
         return _built(spec, source)
     # A hostile or damaged spec must not decide how much is allocated: a network on no device costs nothing but its
-    # Python objects, and of these there are no more than the file has tensors.
+    # Python objects, and of these there are no more than the file has tensors: a block has two weights and two biases.
     blocks = spec.args.get('num_block')
-    if isinstance(blocks, int) and blocks > len(state):
+    if isinstance(blocks, int) and 4 * blocks > len(state):
         raise ValueError(f'{source} does not fit its spec: {blocks} blocks in {len(state)} tensors')
     with torch.device('meta'):
         _check_fit(_built(spec, source), state, source)

@@ -33,6 +33,7 @@ _LEGACY_PROTOCOL = 1001
 _LARGEST_PICKLE = 1 << 28
 _MOST_SIDES = 16
 _MOST_ENTRIES = 50_000
+_LONGEST_NAME = 1000
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,9 @@ def stored(value: Any) -> StoredTensor | None:
     Raises:
         ValueError: the record is a tensor's, but makes no sense.
     """
-    if isinstance(value, Inert) and str(value.maker) in _PARAMETER and isinstance(value.args, tuple) and value.args:
+    if isinstance(value, Inert) and value.made_by(*_PARAMETER) and isinstance(value.args, tuple) and value.args:
         value = value.args[0]
-    if not (isinstance(value, Inert) and str(value.maker) in _REBUILD and isinstance(value.args, tuple)):
+    if not (isinstance(value, Inert) and value.made_by(*_REBUILD) and isinstance(value.args, tuple)):
         return None
     try:
         reference, offset, shape, strides, *rest = value.args
@@ -129,9 +130,11 @@ def stored(value: Any) -> StoredTensor | None:
         numbers = (count, offset, *shape, *strides)
         if not all(type(n) is int and 0 <= n < 1 << 48 for n in numbers):
             raise ValueError('a tensor has sizes that make no sense')
+        if not isinstance(key, str):
+            raise ValueError('a storage is named in a way that makes no sense')
     except (TypeError, AttributeError) as error:
         raise ValueError('a tensor is described in a way that makes no sense') from error
-    return StoredTensor(str(key), dtype, count, offset, tuple(shape), tuple(strides))
+    return StoredTensor(key, dtype, count, offset, tuple(shape), tuple(strides))
 
 
 def module_state(module: Any) -> dict[str, StoredTensor]:
@@ -153,6 +156,10 @@ def module_state(module: Any) -> dict[str, StoredTensor]:
         met += 1 + len(parameters) + len(buffers) + len(modules)
         if met > _MOST_ENTRIES:
             raise ValueError(f'a pickled network has more than {_MOST_ENTRIES:,} modules and tensors')
+        # modules within modules, and many that share a table, may have one long name many times
+        longest = max((len(str(name)) for table in (parameters, buffers, modules) for name in table), default=0)
+        if len(prefix) + longest > _LONGEST_NAME:
+            raise ValueError(f'a pickled network has names of more than {_LONGEST_NAME:,} characters')
         for name, value in (*parameters.items(), *buffers.items()):
             if (view := stored(value)) is not None:
                 state[f'{prefix}{name}'] = view
@@ -162,7 +169,7 @@ def module_state(module: Any) -> dict[str, StoredTensor]:
 
 def as_dict(value: Any) -> dict[Any, Any]:
     """A dict as it is, and an ``OrderedDict`` as Python 2 pickled it, from a list of pairs; else an empty dict."""
-    if isinstance(value, Inert) and str(value.maker) == 'collections.OrderedDict':
+    if isinstance(value, Inert) and value.made_by('collections.OrderedDict'):
         pairs = value.args[0] if isinstance(value.args, tuple) and value.args else []
         pairs = [pair for pair in pairs[:_MOST_ENTRIES] if isinstance(pair, (list, tuple)) and len(pair) == 2
                  and isinstance(pair[0], str)] if isinstance(pairs, list) else []

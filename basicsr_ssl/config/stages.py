@@ -209,8 +209,9 @@ def _fits(tree: Tree, kind: Any, earlier: Mapping[str, Any]) -> list[Problem]:
     start = get(tree, 'path', 'pretrain_network_g')
     start = start if isinstance(start, str) else ''
     made_by = earlier.get(start.removeprefix(STAGE_REF)) if start.startswith(STAGE_REF) else None
-    # a .safetensors from elsewhere may have trained gates: the stage itself will see
-    no_gates = _file_name(start).endswith('.pth') or made_by not in (None, 'SparsityLearningModel') or not start
+    # a file from elsewhere may have trained gates, a .pth of the SSL authors too: the stage itself will see
+    dense = start.startswith(zoo.PREFIX) and _file_name(start).endswith('.pth')
+    no_gates = dense or made_by not in (None, 'SparsityLearningModel') or not start
     by_gate = get(tree, 'pruning', 'score') in (None, 'gate')
     if kind == 'PruningModel' and by_gate and no_gates:
         problems.append(Problem(('pruning', 'score'), f'gate needs trained gates, and {start or "a new network"} has '

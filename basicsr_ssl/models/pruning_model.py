@@ -27,7 +27,7 @@ class PruningModel(ReconstructionModel):
     def prepare(self, net: Any) -> nn.Module:
         options, path = self.opt['pruning'], self.opt['path'].get('pretrain_network_g') or ''
         selection = getattr(net, 'provenance', {}).get('selection')
-        learnt = bool(selection) and selection['pruning'] == options
+        learnt = bool(selection) and selection.get('pruning') == options
         if selection and not learnt:
             get_root_logger().warning(f'{path} was trained to lose other units than the section pruning asks for; '
                                       'the units are chosen anew')

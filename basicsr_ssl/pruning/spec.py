@@ -66,6 +66,10 @@ class Spec:
         if wrong or set(data) != set(fields):
             names = ', '.join(wrong) or ', '.join(sorted(set(data) - set(fields)))
             raise ValueError(f'damaged network spec: missing, unknown or ill-typed entries: {names}')
+        numbers = [('widths', [*data['widths'].values()]), *(('index', units) for units in data['index'].values())]
+        for key, values in numbers:
+            if not isinstance(values, list) or not all(type(value) is int for value in values):
+                raise ValueError(f'damaged network spec: {key} should hold integers only')
         return cls(**data)
 
     def build_arguments(self) -> dict[str, Any]:

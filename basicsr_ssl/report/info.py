@@ -64,7 +64,7 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
         **network_cost(net, LR_SIZE), 'lr_size': list(LR_SIZE),
         'dtype': ', '.join(sorted({str(tensor.dtype).removeprefix('torch.') for tensor in tensors.values()
                                    if tensor.is_floating_point()})),
-        'not_finite': [name for name, tensor in tensors.items() if not tensor.isfinite().all()],
+        'not_finite': [name for name, tensor in tensors.items() if not _is_finite(tensor)],
         'method': provenance.pop('method', None) or _method(_mapping(provenance.get('options')).get('pruning')),
         **{key: provenance.pop(name, None) for key, name in (
             ('stage', 'stage'), ('parents', 'parents'), ('figures', 'metrics'))},
@@ -77,8 +77,13 @@ def _method(pruning: Any) -> str | None:
     """How units were chosen, from the section ``pruning`` of the options."""
     try:
         return f'{pruning["score"]}, {pruning["scope"]}, {pruning["ratio"]:.2%} of {pruning["budget"]}'
-    except (KeyError, TypeError, ValueError):  # a stage that prunes nothing, or options of another version
+    except (KeyError, TypeError, ValueError, OverflowError):  # nothing was pruned, or options of another version
         return None
+
+
+def _is_finite(tensor: Tensor) -> bool:
+    # torch cannot tell of 8-bit floats
+    return bool((tensor.float() if tensor.dtype.itemsize == 1 else tensor).isfinite().all())
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
