@@ -68,7 +68,7 @@ def test(path: str, launcher: str = 'none', overrides: Sequence[str] = (), debug
         results = {}
         with log_to(os.path.join(folder, 'test.log')) as logger:
             logger.info(f'{network["file"]}: {type(net).__name__}, {network["form"]}')
-            for name, options, dataset, missing in test_sets:
+            for name, options, dataset, missing, lr_difference in test_sets:
                 if missing:
                     logger.warning(f'{name}: only a part of the benchmark is there: {quoted(missing)}. The results are '
                                    'marked as partial')
@@ -77,7 +77,7 @@ def test(path: str, launcher: str = 'none', overrides: Sequence[str] = (), debug
                 results[name] = {
                     'benchmark': options.get('benchmark') or name, 'degradation': options.get('degradation'), **network,
                     'protocol': describe_protocol(options, opt['val'], missing, figures['segment'], DESCRIPTIONS,
-                                                  figures['clips']),
+                                                  figures['clips'], lr_difference),
                     'metrics': metric_means(figures), 'clips': figures['clips'],
                     'seconds_per_frame': figures['seconds_per_frame'], 'device': _device_name(device),
                     'processes': opt['world_size'], 'versions': software_versions(),
@@ -92,6 +92,7 @@ class _TestSet(NamedTuple):
     options: dict[str, Any]
     dataset: Any
     missing: list[str]  # what it lacks to be the whole benchmark
+    lr_difference: str | None  # how LR files of a benchmark differ from what its degradation makes of GT
 
 
 def _build_test_sets(datasets: dict[str, Any], allow_partial: bool) -> list[_TestSet]:
@@ -100,7 +101,8 @@ def _build_test_sets(datasets: dict[str, Any], allow_partial: bool) -> list[_Tes
         if allow_partial and 'allow_partial' in options:
             options = {**options, 'allow_partial': True}
         dataset = build_dataset(options)
-        built.append(_TestSet(options['name'], options, dataset, list(getattr(dataset, 'partial', ()))))
+        differs = dataset.lr_difference() if options.get('benchmark') else None
+        built.append(_TestSet(options['name'], options, dataset, list(getattr(dataset, 'partial', ())), differs))
     return built
 
 

@@ -118,7 +118,9 @@ The result is results/<benchmark>_<degradation>_<network>/results.json, and tabl
         processes=$1
         shift
     fi
-    set -- --force_yml "path:pretrain_network_g=$checkpoint" "$@"
+    # quoted for YAML, which would read 123 as a number, and " #" as the beginning of a comment
+    local quote="'"
+    set -- --force_yml "path:pretrain_network_g='${checkpoint//$quote/$quote$quote}'" "$@"
     [[ -z $processes ]] || start test "$processes" "$option" "$@"
     choose_python
     exec "$PYTHON" -m basicsr_ssl test -opt "$option" "$@"

@@ -39,12 +39,12 @@ def write_set(clip_set: ClipSet, folder: Path, names: list[str] | None = None, s
               pattern: str = '{:08d}.png') -> dict[str, list[Path]]:
     """All frames of ``clip_set``, ``scale`` times smaller, below ``folder``; ``names`` where the set fixes none."""
     clips = {}
-    for clip in clip_set.clips or names or []:
+    for index, clip in enumerate(clip_set.clips or names or []):
         count, first = clip_set.frame_count(clip) or 0, clip_set.first_frame or 0
         (folder / clip).mkdir(parents=True)
         clips[clip] = [folder / clip / pattern.format(first + i) for i in range(count)]
         for number, path in enumerate(clips[clip]):
-            path.write_bytes(png(clip_set.size(clip, scale), number))
+            path.write_bytes(png(clip_set.size(clip, scale), 100 * index + number))
     return clips
 
 

@@ -23,6 +23,7 @@ import basicsr_ssl
 from basicsr_ssl import config
 from basicsr_ssl.cli import main
 from basicsr_ssl.data.catalog import BENCHMARKS
+from basicsr_ssl.data.clips_dataset import ClipFoldersTestDataset
 from basicsr_ssl.data.degradations import DESCRIPTIONS
 from basicsr_ssl.report.benchmarks import benchmark_table, paper_table
 from basicsr_ssl.report.published import PUBLISHED, SOURCES, TESTS
@@ -137,6 +138,52 @@ def test_lr_files_have_an_unknown_border(tmp_path: Path) -> None:
     described = protocol('Vid4_BD', f'datasets:test:dataroot_lq={tmp_path}')
     assert described['lr'] == 'files' and {key: described[key] for key in FROM_FILES} == FROM_FILES
     assert described['published']
+
+
+# LR files of a benchmark are compared with GT
+
+def shrink(gt: np.ndarray, border: int = cv2.BORDER_REPLICATE, sigma: float = 1.6, cut: bool = False) -> np.ndarray:
+    """BD by OpenCV, and what others make of it."""
+    levels = cv2.GaussianBlur(gt.astype(np.float64), (13, 13), sigma, borderType=border)[::4, ::4]
+    return np.floor(levels if cut else levels + 0.5).clip(0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize(('make', 'differs'), [
+    (lambda gt, other: shrink(gt), False),
+    (lambda gt, other: shrink(gt) + (np.indices((24, 32)).sum(0) % 10 == 0)[..., None], False),  # a tenth off by one
+    (lambda gt, other: shrink(gt, cv2.BORDER_REFLECT_101), True),
+    (lambda gt, other: shrink(gt, cut=True), False),
+    (lambda gt, other: shrink(gt, cv2.BORDER_REFLECT_101, cut=True), True),
+    (lambda gt, other: shrink(gt, sigma=1.5), True),
+    (lambda gt, other: shrink(gt[1:].copy()), True),
+    (lambda gt, other: shrink(other), True),
+    (lambda gt, other: np.floor(imresize(gt.astype(np.float64), 0.25).clip(0, 255) + 0.5).astype(np.uint8), True),
+], ids=['same', 'rounding', 'border', 'cut off', 'cut off, border', 'sigma', 'phase', 'other frame', 'BI'])
+def test_lr_files_that_are_not_what_they_are_taken_for(make: Any, differs: bool, tmp_path: Path) -> None:
+    texture = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 256, (100, 128, 3), dtype=np.uint8), (0, 0), 1)
+    for name, gt, other in (('0', texture[:96], texture[4:]), ('1', texture[4:], texture[:96])):
+        for folder, image in (('gt', gt), ('lq', make(gt, other))):
+            (tmp_path / folder / 'walk').mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(tmp_path / folder / 'walk' / f'{name}.png'), image)
+    dataset = ClipFoldersTestDataset({
+        'name': 'Vid4', 'type': 'ClipFoldersTestDataset', 'phase': 'test', 'benchmark': 'Vid4', 'allow_partial': True,
+        'dataroot_gt': str(tmp_path / 'gt'), 'dataroot_lq': str(tmp_path / 'lq'), 'degradation': 'BD'})
+    found = dataset.lr_difference()
+    assert (found is not None) == differs, found
+    if found is not None:
+        assert f'{tmp_path}/lq/walk/1.png differs from BD made from GT by ' in found
+
+
+def test_a_result_from_lr_of_another_degradation_deviates(data_root: Path) -> None:
+    lq = data_root / 'Vid4/BDx4'
+    for path in (data_root / 'Vid4/GT').rglob('*.png'):
+        (lq / path.parent.name).mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(lq / path.parent.name / path.name), shrink(np.asarray(cv2.imread(str(path)))))
+    for name, deviations in (('Vid4_BD', 0), ('Vid4_BI', 1)):
+        assert vid4('bicubic', f'datasets:test:dataroot_lq={lq}', name=name) == 0
+        assert len(result_of(f'{name}_bicubic_partial')['protocol']['deviations']) == deviations
+    table = Path('results/Vid4_BI_bicubic_partial/table.md').read_text()
+    assert 'bicubic (partial, deviates)' in table and 'differs from BI made from GT by' in table
 
 
 # ---------------------------------------------------------------- published rows

@@ -73,11 +73,11 @@ def test_whole_benchmarks_pass(name: str, scale: int, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('first', [0, 1])
 def test_clips_of_udm10_go_by_any_name_and_first_number(first: int, tmp_path: Path) -> None:
-    for clip in ('archpeople', 'archwall', 'auditorium', 'band', 'caffe', 'camera', 'clap', 'lake', 'photography',
-                 'polyflow'):
+    for number, clip in enumerate(('archpeople', 'archwall', 'auditorium', 'band', 'caffe', 'camera', 'clap', 'lake',
+                                   'photography', 'polyflow')):
         (tmp_path / clip).mkdir()
         for i in range(32):
-            (tmp_path / clip / f'{first + i:04d}.png').write_bytes(png((720, 1272), i))
+            (tmp_path / clip / f'{first + i:04d}.png').write_bytes(png((720, 1272), 32 * number + i))
     assert check_clips(BENCHMARKS['UDM10'], found_clips(tmp_path)) == []
 
 
@@ -163,6 +163,14 @@ def test_a_copy_among_frames_of_different_length(tmp_path: Path) -> None:
     shutil.copy(clips['city'][20], clips['city'][21])
     assert check_clips(BENCHMARKS['Vid4'], clips) == [
         f'{clips["city"][21]} is a copy of 00000020.png, byte for byte: one was written over the other']
+
+
+def test_a_clip_copied_over_another(tmp_path: Path) -> None:
+    clips = vid4(tmp_path)
+    for frame, copy in zip(clips['foliage'], clips['walk']):  # of one size
+        shutil.copy(frame, copy)
+    assert check_clips(BENCHMARKS['Vid4'], clips) == [
+        f"{clips['walk'][0]} is a copy of {clips['foliage'][0]}, byte for byte: one was written over the other"]
 
 
 def test_damage_in_the_middle_is_found_by_reading_all(tmp_path: Path) -> None:

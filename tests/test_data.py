@@ -423,9 +423,9 @@ def small_vid4(tmp_path, monkeypatch):
     """A Vid4 of two clips of 3 and 2 frames, 32 x 40, that the catalogue knows; with LR files; as relative paths."""
     small = replace(BENCHMARKS['Vid4'], clips={'a': 3, 'b': 2}, clip_count=2, sizes=(32, 40))
     monkeypatch.setitem(BENCHMARKS, 'Vid4', small)
-    for name, length in (small.clips or {}).items():
-        make_clip(tmp_path / 'gt' / name, length)
-        make_clip(tmp_path / 'lq' / name, length, scale=4)
+    for seed, (name, length) in enumerate((small.clips or {}).items()):
+        make_clip(tmp_path / 'gt' / name, length, seed=10 * seed)
+        make_clip(tmp_path / 'lq' / name, length, seed=10 * seed, scale=4)
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -461,6 +461,15 @@ def test_a_whole_benchmark(small_vid4):
         assert sorted(clip.name for clip in dataset.clips) == ['a', 'b']
         assert [len(item['gt']) for item in dataset] == ([2, 3] if 'clips' in options else [3, 2])
     assert ClipFoldersTestDataset(whole_clips('gt')).partial == []
+
+
+def test_frames_of_a_whole_benchmark_go_by_their_order(small_vid4, monkeypatch):
+    monkeypatch.setitem(BENCHMARKS, 'Vid4', replace(BENCHMARKS['Vid4'], first_frame=None))
+    for path in sorted((small_vid4 / 'lq').rglob('*.png'), reverse=True):  # from 1 on, where GT begins with 0
+        path.rename(path.with_name(f'{int(path.stem) + 1:08d}.png'))
+    dataset = ClipFoldersTestDataset(vid4())
+    assert [(item['names'][0], len(item['lq']), len(item['gt'])) for item in dataset] == [
+        ('00000000', 3, 3), ('00000000', 2, 2)] and dataset.partial == []
 
 
 @pytest.mark.parametrize('root', ['gt', 'lq'])

@@ -538,9 +538,10 @@ def test_published_lr_of_reds_must_be_whole(tmp_path: Path) -> None:
 
 
 def test_reds4_alone_is_enough_to_test_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    for clip in ('000', '011', '015', '020'):
-        write_noise(tmp_path / 'REDS' / 'train_sharp' / clip, ['00000000.png', '00000001.png'], REDS_SIZE)
-        write_noise(tmp_path / 'REDS' / 'train_sharp_bicubic' / 'X4' / clip, ['00000000.png', '00000001.png'], (8, 12))
+    names = ['00000000.png', '00000001.png']
+    for seed, clip in enumerate(('000', '011', '015', '020')):
+        write_noise(tmp_path / 'REDS' / 'train_sharp' / clip, names, REDS_SIZE, seed)
+        write_noise(tmp_path / 'REDS' / 'train_sharp_bicubic' / 'X4' / clip, names, (8, 12), seed)
     prepare('reds', tmp_path, workers=1)
     assert 'REDS4: all 4 clips, 8 frames, are there and whole.' in capsys.readouterr().out
     assert [path.name for path in (tmp_path / 'meta_info').iterdir()] == ['meta_info_REDS4_test_GT.txt']

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 from nets import tiny_net
 from tiny_runs import write_clips
 
@@ -201,7 +202,7 @@ class TestBenchmarks:
         option = f'options/test/{BENCHMARKS[script]}.yml'
         assert result.stdout.splitlines() == [
             'data in nowhere', '4 threads', '-m', 'basicsr_ssl', 'test', '-opt', option, '--force_yml',
-            'path:pretrain_network_g=bicubic', '--allow-partial', '--debug'], result.stderr
+            "path:pretrain_network_g='bicubic'", '--allow-partial', '--debug'], result.stderr
         assert (ROOT / option).is_file()
 
     def test_there_is_a_script_for_every_option_file(self):
@@ -212,20 +213,22 @@ class TestBenchmarks:
         assert result.stdout.splitlines()[2:] == [
             '-m', 'torch.distributed.run', '--standalone', '--nproc_per_node', '2', '-m', 'basicsr_ssl', 'test', '-opt',
             'options/test/Vid4_BI.yml', '--launcher', 'pytorch', '--force_yml',
-            'path:pretrain_network_g=zoo://BasicVSR_REDS4', '--allow-partial']
+            "path:pretrain_network_g='zoo://BasicVSR_REDS4'", '--allow-partial']
 
     @pytest.mark.parametrize(('named', 'meant'), [
         ('data', '{cwd}/data'), ('/data', '/data'), ('~/data', '~/data'), ('', 'nowhere')])
     def test_data_and_checkpoint_as_the_caller_names_them(self, run, python, tmp_path, named, meant):
-        (tmp_path / 'my net.pth').touch()
-        lines = run('test_vid4_BI.sh', 'my net.pth', PYTHON=python, cwd=tmp_path, DATA_ROOT=named).stdout.splitlines()
+        name = "it's net #1.pth"
+        (tmp_path / name).touch()
+        lines = run('test_vid4_BI.sh', name, PYTHON=python, cwd=tmp_path, DATA_ROOT=named).stdout.splitlines()
         assert lines[0] == f'data in {meant.format(cwd=tmp_path)}'
-        assert lines[-1] == f'path:pretrain_network_g={tmp_path}/my net.pth'
+        key, _, value = lines[-1].partition('=')
+        assert key == 'path:pretrain_network_g' and yaml.safe_load(value) == f'{tmp_path}/{name}'
 
     def test_checkpoint_as_the_project_names_it(self, run, project, python, tmp_path):
         (project / 'net.pth').touch()
         for cwd in (project, tmp_path):
-            assert run('test_vid4_BI.sh', 'net.pth', PYTHON=python, cwd=cwd).stdout.endswith('=net.pth\n')
+            assert run('test_vid4_BI.sh', 'net.pth', PYTHON=python, cwd=cwd).stdout.endswith("='net.pth'\n")
 
     @pytest.mark.parametrize('arguments, message', [
         ((), 'a checkpoint, or bicubic, is needed'),

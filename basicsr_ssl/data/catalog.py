@@ -118,7 +118,7 @@ def check_clips(clip_set: ClipSet, clips: Mapping[str, Sequence[Path]], scale: i
 
     Found from names, the first and last bytes and the lengths of the files: missing and surplus clips and frames, wrong
     size, not 8-bit RGB PNG, truncated files, and, but for sets with ``still_frames``, frames that are byte for byte
-    another frame of their clip.
+    another frame of their clip, and clips whose first frame is that of another clip.
 
     Args:
         clip_set: what is expected.
@@ -137,7 +137,11 @@ def check_clips(clip_set: ClipSet, clips: Mapping[str, Sequence[Path]], scale: i
         problems.append(f'{clip_set.name}: there are no frames of {len(missing)} of the {clip_set.clip_count} clips: '
                         f'{shortened(missing)}')
     found = [(clip, frames) for clip, frames in clips.items() if frames]
-    return problems + list(chain.from_iterable(map_clips(partial(_check_clip, clip_set, scale, thorough), found)))
+    problems += chain.from_iterable(map_clips(partial(_check_clip, clip_set, scale, thorough), found))
+    if not clip_set.still_frames:
+        problems += _check_distinct([frames[0] for clip, frames in found if clip_set.frame_count(clip) is not None
+                                     and check_frame(frames[0], clip_set.size(clip, scale)) is None])
+    return problems
 
 
 def check_frame(path: Path, size: tuple[int, int], thorough: bool = False) -> str | None:
@@ -177,17 +181,14 @@ def _check_clip(clip_set: ClipSet, scale: int, thorough: bool, clip_frames: tupl
         return [f"clip '{clip}' in {frames[0].parent} is not one of {clip_set.name}, which has "
                 f'{shortened(list(clip_set.clips or ()))}']
     problems = _check_numbers(clip_set, clip, count, frames)
-    same_length: dict[int, list[Path]] = {}
+    sound = []
     for path in frames:
         problem = check_frame(path, clip_set.size(clip, scale), thorough)
         if problem:
             problems.append(f'{path} {problem}')
         else:
-            same_length.setdefault(path.stat().st_size, []).append(path)
-    # only files of the same length can be copies: hardly any has to be read
-    for paths in same_length.values():
-        problems += _check_distinct(paths) if len(paths) > 1 and not clip_set.still_frames else []
-    return problems
+            sound.append(path)
+    return problems if clip_set.still_frames else problems + _check_distinct(sound)
 
 
 def _check_numbers(clip_set: ClipSet, clip: str, count: int, frames: Sequence[Path]) -> list[str]:
@@ -225,12 +226,17 @@ def _intact(png: bytes) -> bool:
 
 
 def _check_distinct(frames: Sequence[Path]) -> list[str]:
-    seen: dict[bytes, Path] = {}
-    problems = []
+    """Files that are byte for byte one before them. Hardly any has to be read: only those of the same length can be."""
+    same_length: dict[int, list[Path]] = {}
     for path in frames:
-        digest = hashlib.sha256(path.read_bytes()).digest()
-        if (other := seen.setdefault(digest, path)) is not path:
-            problems.append(f'{path} is a copy of {other.name}, byte for byte: one was written over the other')
+        same_length.setdefault(path.stat().st_size, []).append(path)
+    problems = []
+    for paths in same_length.values():
+        seen: dict[bytes, Path] = {}
+        for path in paths if len(paths) > 1 else ():
+            if (other := seen.setdefault(hashlib.sha256(path.read_bytes()).digest(), path)) is not path:
+                name = other.name if other.parent == path.parent else other
+                problems.append(f'{path} is a copy of {name}, byte for byte: one was written over the other')
     return problems
 
 

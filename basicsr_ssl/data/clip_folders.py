@@ -7,12 +7,30 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+
 from basicsr_ssl.data.catalog import BENCHMARKS, Benchmark, check_clips
-from basicsr_ssl.data.frames import DatasetError, existing_folder, find_clips, image_size, list_images, shortened
+from basicsr_ssl.data.degradations import degrade
+from basicsr_ssl.data.frames import (
+    DatasetError,
+    existing_folder,
+    find_clips,
+    image_size,
+    list_images,
+    read_frame,
+    shortened,
+)
 from basicsr_ssl.data.options import ClipFoldersTestOptions, ClipSourceOptions
 
 _CHECKERS = 16  # threads that check the files of a benchmark; they wait for the disk or the network, hardly compute
 _PROBLEMS = 4  # problems of a benchmark that a message quotes
+_COMPARED = 10  # clips whose LR files are compared with what would be made from GT
+# Grey levels by which LR files may differ from ours on average. The published ones of REDS, rounded twice, differ by
+# 0.11 over the whole frame and at its edges; reflected instead of replicated borders by 0.4 and more at the edges; an
+# offset of one frame, another blur or another sigma by more.
+_TOLERANCE = 0.25
+# Share of the values that must be ours, or one less, for LR files with fractions cut off, as DUF made BD.
+_CUT_OFF = 0.99
 
 
 class Clip(NamedTuple):
@@ -88,7 +106,8 @@ def collect_benchmark(options: ClipFoldersTestOptions) -> tuple[list[Clip], list
             'what there is, which marks the results as partial: --allow-partial for a test, allow_partial: true in the '
             'options of the test set for a training')
     if lq is not None:
-        pairs = {name: _paired(gt[name], lq[name]) for name in names}
+        # of a whole benchmark the order counts: UDM10 may be numbered from 0 in one folder and from 1 in the other
+        pairs = {name: _paired(gt[name], lq[name]) if problems else (gt[name], lq[name]) for name in names}
         gt, lq = {name: pair[0] for name, pair in pairs.items()}, {name: pair[1] for name, pair in pairs.items()}
     clips = [Clip(root.resolve().name if name == '.' else name, name, files, None if lq is None else lq[name])
              for name, files in gt.items() if files]
@@ -97,6 +116,33 @@ def collect_benchmark(options: ClipFoldersTestOptions) -> tuple[list[Clip], list
                            + (f' and {options.dataroot_lq}' if lq is not None else '')
                            + '. datasets/README.md says where its frames come from and where they belong')
     return clips, problems
+
+
+def lr_difference(options: ClipFoldersTestOptions, clips: Sequence[Clip]) -> str | None:
+    """How LR files differ from what ``degradation`` makes of GT, as a sentence; None if in no more than rounding.
+
+    Compares the middle frame of some clips; None, too, where LR is made from GT.
+
+    Raises:
+        DatasetError: a frame cannot be read.
+    """
+    for clip in clips[::max(1, len(clips) // _COMPARED)]:
+        gt_path, lq_path = frame_files(options, clip, len(clip.gt_frames) // 2)
+        if lq_path is None:
+            continue
+        gt, lq = read_frame(gt_path), read_frame(lq_path)
+        check_pair(clip, options.scale, gt.shape[1:], lq.shape[1:])
+        height, width = (n - n % options.scale for n in gt.shape[1:])
+        made = degrade(gt[:, :height, :width], options.degradation, options.scale)
+        less = made.float() - lq.float()
+        if ((less == 0) | (less == 1)).float().mean() >= _CUT_OFF:
+            continue
+        off = less.abs().mean(dim=0)
+        edges = torch.cat((off[0], off[-1], off[:, 0], off[:, -1]))
+        if max(off.mean(), edges.mean()) > _TOLERANCE:
+            return (f'{lq_path} differs from {options.degradation} made from GT by {off.mean():.2f} grey levels on '
+                    f'average, {edges.mean():.2f} at the edges: another kernel, border, phase, rounding or frame')
+    return None
 
 
 def _check_benchmark(kind: str, benchmark: Benchmark, options: ClipFoldersTestOptions, root: Path,

@@ -33,6 +33,7 @@ from basicsr_ssl.data.clip_folders import (
     collect_clips,
     common_size,
     frame_files,
+    lr_difference,
     used_frames,
 )
 from basicsr_ssl.data.degradations import Degradation, degrade
@@ -299,6 +300,10 @@ class ClipFoldersTestDataset(Dataset):
                 raise DatasetError(f"clip '{clip.name}' has {len(clip.gt_frames)} frames, so none is left from "
                                    f'first_frame {self.options.first_frame} on. Lower first_frame, or exclude the clip')
         self._cache: dict[int, dict[str, Any]] = {}
+
+    def lr_difference(self) -> str | None:
+        """See :func:`clip_folders.lr_difference`."""
+        return lr_difference(self.options, self.clips)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = _in_range(index, len(self))

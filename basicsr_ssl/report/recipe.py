@@ -59,6 +59,8 @@ def report_recipe(opt: dict[str, Any], files: dict[str, str]) -> list[str]:
 
     lr_size = tuple(report['lr_size'])
     rows: list[dict[str, Any]] = []
+    lr_differences = {name: dataset.lr_difference() if sets[name].get('benchmark') else None
+                      for name, dataset in datasets.items()}
     for label, net in nets.items():
         metrics, measured = {}, {}
         for name, dataset in datasets.items():
@@ -68,7 +70,7 @@ def report_recipe(opt: dict[str, Any], files: dict[str, str]) -> list[str]:
             metrics[name] = metric_means(result)
             measured[name] = _measured(describe_protocol(
                 sets[name], opt['val'], list(getattr(dataset, 'partial', ())), result['segment'], DESCRIPTIONS,
-                result['clips']))
+                result['clips'], lr_differences[name]))
         first = next(iter(metrics.values()), {})
         rows.append({'network': label, **network_cost(net, lr_size), 'ms_per_frame': None,
                      'psnr': first.get('psnr'), 'ssim': first.get('ssim'), 'metrics': metrics, 'measured': measured,

@@ -49,7 +49,7 @@ def network_label(reference: str) -> str:
 
 def describe_protocol(options: Mapping[str, Any], val: Mapping[str, Any], missing: Sequence[str],
                       segment: Mapping[str, int] | None, degradations: Mapping[Any, Mapping[str, Any]],
-                      clips: Mapping[str, Mapping[str, float]]) -> dict[str, Any]:
+                      clips: Mapping[str, Mapping[str, float]], lr_difference: str | None = None) -> dict[str, Any]:
     """How the figures of a test set were measured, and whether that is the published protocol of its benchmark.
 
     Args:
@@ -59,6 +59,7 @@ def describe_protocol(options: Mapping[str, Any], val: Mapping[str, Any], missin
         segment: length and overlap of the segments that clips were run in, None for whole clips.
         degradations: kernel, border and phase of LR frames made from GT, by degradation.
         clips: the figures of every clip.
+        lr_difference: how LR files differ from what ``degradation`` makes of GT, None if they do not or there are none.
 
     Returns:
         ``published``: the frames are the whole benchmark, and everything is measured as its published figures are;
@@ -74,6 +75,8 @@ def describe_protocol(options: Mapping[str, Any], val: Mapping[str, Any], missin
     if benchmark is None and options['name'] in BENCHMARKS:
         deviations = [f'its frames were not checked: the test set is named {options["name"]}, but has no benchmark: '
                       f'{options["name"]}']
+    if lr_difference is not None:
+        deviations.append(lr_difference)
     infinite = [clip for clip, figures in clips.items() if any(map(math.isinf, figures.values()))]
     if infinite:
         deviations.append(f'of {shortened(infinite)} a metric is infinite, since the output equals GT; the mean leaves '
