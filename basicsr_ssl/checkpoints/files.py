@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 
@@ -24,14 +24,13 @@ def write_atomically(path: str | os.PathLike, write: Callable[[str], object]) ->
     temporary = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f'.{path.name}.', suffix='.tmp')
-        os.close(handle)
+        # opened here and not by tempfile, whose files nobody else may read: this way the umask decides
+        name = str(path.with_name(f'.{path.name}.{secrets.token_hex(8)}.tmp'))
+        os.close(os.open(name, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        temporary = name
         write(temporary)
         with open(temporary, 'rb+') as stream:
             os.fsync(stream.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that nobody else can read
         os.replace(temporary, path)
     except Exception as error:
         # torch and safetensors report a full disk as errors of their own
