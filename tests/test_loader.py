@@ -213,6 +213,37 @@ def test_a_frame_that_is_not_in_the_lmdb(tmp_path):
         FreshLists(Absent())[0]
 
 
+def write_reds(root, lengths):
+    """Clips of REDS' names, GT 32 x 32 and LR 8 x 8; every frame of one level that tells clip and number."""
+    for clip, length in lengths.items():
+        for folder, side in (('gt', 32), ('lq', 8)):
+            (root / folder / clip).mkdir(parents=True)
+            for i in range(length):
+                level = 10 * int(clip) + i
+                Image.new('RGB', (side, side), (level, level, level)).save(root / folder / clip / f'{i:08d}.png')
+    (root / 'meta.txt').write_text(''.join(f'{clip} {length} (32,32,3)\n' for clip, length in lengths.items()))
+    return {'name': 'REDS', 'type': 'REDSRecurrentDataset', 'dataroot_gt': str(root / 'gt'),
+            'dataroot_lq': str(root / 'lq'), 'meta_info_file': str(root / 'meta.txt'), 'val_partition': 'REDS4',
+            'io_backend': {'type': 'disk'}, 'num_frame': 3, 'gt_size': 32, 'interval_list': [1],
+            'random_reverse': False, 'use_hflip': False, 'use_rot': False, 'scale': 4, 'test_mode': False}
+
+
+def test_pieces_of_reds_clips(tmp_path):
+    """BasicSR's dataset would go on to frame 99 of every clip."""
+    options = write_reds(tmp_path, {'001': 6, '002': 4})
+    stream = train_loader(build_dataset(options), {'batch_size_per_gpu': 6}, 5)
+    batch = next(stream)  # one epoch
+    stream.close()
+    found = sorted((255 * clip[:, 0, 0, 0]).round().int().tolist() for clip in batch['gt'])
+    assert found == [[10, 11, 12], [11, 12, 13], [12, 13, 14], [13, 14, 15], [20, 21, 22], [21, 22, 23]]
+
+
+def test_reds_clips_that_are_too_short(tmp_path):
+    options = write_reds(tmp_path, {'001': 2, '002': 1})
+    with pytest.raises(DatasetError, match=r'no clip in meta_info_file has the 3 frames .* the longest has 2\. Lower'):
+        train_loader(build_dataset(options), {}, 5)
+
+
 def test_an_empty_dataset_is_refused_at_once():
     with pytest.raises(DatasetError, match='the training dataset is empty: check its dataroot_gt'):
         train_loader(Dice(length=0), {}, 5)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import atexit
 import random
 import signal
+from collections import Counter
 from collections.abc import Generator, Iterator
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 import torch
+from basicsr.data.reds_dataset import REDSRecurrentDataset
 from basicsr.utils import FileClient
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 
 from basicsr_ssl.data.frames import DatasetError
 from basicsr_ssl.data.options import DatasetOptions
+
+REDS_FRAMES = 100  # of every whole clip of REDS
 
 
 class PositionSampler(Sampler):
@@ -71,6 +75,8 @@ class FreshLists(Dataset):
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
+        if isinstance(dataset, REDSRecurrentDataset):
+            dataset.keys = _reds_starts(dataset.keys, dataset.num_frame * max(dataset.interval_list))
         # datasets of this package, which declare their Options, change nothing; their lists may be long
         ours = hasattr(dataset, 'Options')
         self._lists = {} if ours else {name: tuple(value) for name, value in vars(dataset).items()
@@ -94,12 +100,25 @@ class FreshLists(Dataset):
                 if isinstance(error, (OSError, AttributeError)) else 'Check scale, gt_size, dataroot_gt and dataroot_lq'
             if isinstance(error, TypeError) and 'NoneType' in str(error):  # what FileClient gives for an absent key
                 reason = 'it is not in the LMDB'
-                remedy = ('Build the LMDB again from all frames, or take the clip out of meta_info_file; for '
-                          "BasicSR's REDS dataset every clip has 100 frames")
+                remedy = 'Build the LMDB again from all frames, or take the clip out of meta_info_file'
             raise DatasetError(f'cannot use {reads.file}: {reason}. {remedy}') from error
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+
+def _reds_starts(keys: list[str], span: int) -> list[str]:
+    """First frames, as ``clip/number``, from which on a clip has ``span`` frames.
+
+    BasicSR's REDS dataset takes every clip for 100 frames long, and draws another first frame itself where these end.
+    """
+    lengths = Counter(key.split('/')[0] for key in keys)
+    starts = [key for key in keys for clip, number in [key.split('/')]
+              if lengths[clip] == REDS_FRAMES or int(number) + span <= lengths[clip]]
+    if keys and not starts:
+        raise DatasetError(f'no clip in meta_info_file has the {span} frames that num_frame and interval_list need; '
+                           f'the longest has {max(lengths.values())}. Lower num_frame')
+    return starts
 
 
 class Failure(NamedTuple):
@@ -169,8 +188,9 @@ def train_loader(dataset: Any, dataset_opt: dict[str, Any] | DatasetOptions, see
     if isinstance(dataset_opt, DatasetOptions):
         dataset_opt = dataset_opt.model_dump()
     batch_size = dataset_opt.get('batch_size_per_gpu', 1) * accumulate
-    sampler = PositionSampler(len(dataset), rank, world_size, seed, start_iter * batch_size * world_size)
-    loader = DataLoader(SeededDataset(dataset, seed), batch_size=batch_size, sampler=sampler, drop_last=True,
+    seeded = SeededDataset(dataset, seed)
+    sampler = PositionSampler(len(seeded), rank, world_size, seed, start_iter * batch_size * world_size)
+    loader = DataLoader(seeded, batch_size=batch_size, sampler=sampler, drop_last=True,
                         num_workers=dataset_opt.get('num_worker_per_gpu', 0), collate_fn=_collate,
                         worker_init_fn=_init_worker,
                         generator=torch.Generator(),  # else starting it would draw from the global generator
