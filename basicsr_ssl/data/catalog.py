@@ -81,7 +81,7 @@ class Benchmark(ClipSet):
 
 
 _REDS_SIZE, _VIMEO_SIZE = (720, 1280), (256, 448)
-# Haris et al. (RBPN, CVPR 2019) are said to leave out 9 clips of Vimeo90K-T that are black; not checked on the real set.
+# Nine clips of Vimeo90K-T are said to be black (Haris et al., RBPN, CVPR 2019); not checked on the real set.
 _VIMEO_STILL = True
 
 BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in (
