@@ -119,11 +119,11 @@ def barrier() -> None:
         dist.barrier()
 
 
-def any_process(flag: int) -> int:
-    """The largest of the processes' flags."""
+def any_process(flag: int, device: torch.device) -> int:
+    """The largest of the processes' flags; ``device`` is where this process works, and so what its backend reaches."""
     if not dist.is_initialized():
         return flag
-    tensor = torch.tensor(flag, device='cuda' if dist.get_backend() == 'nccl' else 'cpu')
+    tensor = torch.tensor(flag, device=device)
     dist.all_reduce(tensor, dist.ReduceOp.MAX)
     return int(tensor)
 

@@ -188,7 +188,7 @@ def _iterate(opt: dict[str, Any], model: Any, start: int, tb_logger: Any, valida
             # asking the other processes costs a wait for the device: on GPUs not in every iteration
             cheap = opt['num_gpu'] == 0 or not opt['dist']
             asks = cheap or validates or current_iter % 10 == 0 or current_iter == total
-            if asks and (signum := any_process(stop.signum)):
+            if asks and (signum := any_process(stop.signum, model.device)):
                 if not saved:
                     model.save(0, current_iter)
                 barrier()

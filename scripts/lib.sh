@@ -16,6 +16,12 @@ die() {  # message...
     exit 2
 }
 
+help_if_asked() {  # USAGE [the script's arguments...]: prints the usage and ends, if the first of them asks for it
+    [[ ${2:-} == -h || ${2:-} == --help ]] || return 0
+    printf '%s\n' "$1"
+    exit 0
+}
+
 environment() {  # prints the folder of the active virtual environment, else that of the project's own
     if [[ -n ${VIRTUAL_ENV:-} ]]; then
         printf '%s\n' "$VIRTUAL_ENV"
@@ -54,12 +60,7 @@ launch() {  # train|test N OPT [extra arguments...]: N processes on this machine
   OPT  option file
 Several machines: the same command on each, with NNODES, NODE_RANK (0 on the first) and MASTER_ADDR set;
 MASTER_PORT is 29500 unless set. PYTHON names the interpreter, by default that of the active environment or of .venv."
-    case ${1:-} in
-        -h | --help)
-            printf '%s\n' "$usage"
-            exit 0
-            ;;
-    esac
+    help_if_asked "$usage" "$@"
     [[ $# -ge 2 ]] || die "N and OPT are needed"$'\n'"$usage"
     [[ $1 =~ ^[1-9][0-9]*$ ]] || die "N must be a positive number of processes, not '$1'"$'\n'"$usage"
     local processes=$1 option
@@ -103,13 +104,8 @@ test_benchmark() {  # OPT CHECKPOINT|bicubic [N] [extra arguments...]
 DATA_ROOT says where the data lie (datasets/, see datasets/README.md). Of the extra arguments, --allow-partial tests on
 what there is of the benchmark, and --force_yml KEY=VALUE changes options: --force_yml val:save_img=true saves the frames.
 The result is results/<benchmark>_<degradation>_<network>/results.json, and table.md beside it."
-    case ${1:-} in
-        -h | --help)
-            printf '%s\n' "$usage"
-            exit 0
-            ;;
-        '') die "a checkpoint, or bicubic, is needed"$'\n'"$usage" ;;
-    esac
+    help_if_asked "$usage" "$@"
+    [[ -n ${1:-} ]] || die "a checkpoint, or bicubic, is needed"$'\n'"$usage"
     local checkpoint=$1 processes=""
     shift
     [[ $checkpoint == bicubic || $checkpoint == *://* ]] || checkpoint=$(find_file checkpoint "$checkpoint")

@@ -10,12 +10,7 @@ usage="usage: bash scripts/slurm_train.sh PARTITION JOB_NAME OPT [extra argument
   SRUN_ARGS       more options for srun, separated by spaces
   MASTER_PORT     port of the first machine (29500)
 PYTHON names the interpreter, by default that of the active environment or of .venv."
-case ${1:-} in
-    -h | --help)
-        printf '%s\n' "$usage"
-        exit 0
-        ;;
-esac
+help_if_asked "$usage" "$@"
 [[ $# -ge 3 ]] || die "PARTITION, JOB_NAME and OPT are needed"$'\n'"$usage"
 partition=$1 job=$2
 option=$(find_file "option file" "$3")

@@ -736,11 +736,11 @@ def test_check_files_leaves_names_alone_that_are_no_files(load):
         config.check_files(load(stage))
 
 
-def test_home_folder_in_paths(load, monkeypatch):
-    monkeypatch.setenv('HOME', '/home/me')
+def test_home_folder_in_paths(load, monkeypatch, tmp_path):
+    monkeypatch.setenv('HOME', str(tmp_path))
     options = load(put(put(STAGE, 'path:root', '~/runs'), 'datasets:train:dataroot_gt', '~/photos'))
-    assert options['path']['root'] == '/home/me/runs'
-    assert options['datasets']['train']['dataroot_gt'] == '/home/me/photos'
+    assert options['path']['root'] == str(tmp_path / 'runs')
+    assert options['datasets']['train']['dataroot_gt'] == str(tmp_path / 'photos')
 
 
 def test_saved_options_come_back(load, tmp_path):
