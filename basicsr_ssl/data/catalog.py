@@ -14,7 +14,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from basicsr_ssl.data.frames import shortened
+from basicsr_ssl.data.frames import read_image, shortened
 
 #: LR frames of every benchmark here are this much smaller than GT, in height and width.
 SCALE = 4
@@ -38,7 +38,7 @@ class ClipSet:
         sizes: (h, w) of GT frames in pixels, of all clips or by clip.
         first_frame: number in the name of a clip's first frame; None where it is not fixed.
         list_file: text file with one clip name per line, below the data root.
-        still_frames: whether frames of a clip may be the same byte for byte; elsewhere that is a copying mistake.
+        black_clips: whether frames of one colour may be the same byte for byte; otherwise that is a copying mistake.
     """
     name: str
     folder: str
@@ -49,7 +49,7 @@ class ClipSet:
     sizes: Mapping[str, tuple[int, int]] | tuple[int, int]
     first_frame: int | None = 0
     list_file: str | None = None
-    still_frames: bool = False
+    black_clips: bool = False
 
     def frame_count(self, clip: str) -> int | None:
         """Frames that ``clip`` must have; None for a clip that is not of this set."""
@@ -82,7 +82,7 @@ class Benchmark(ClipSet):
 
 _REDS_SIZE, _VIMEO_SIZE = (720, 1280), (256, 448)
 # Nine clips of Vimeo90K-T are said to be black (Haris et al., RBPN, CVPR 2019); not checked on the real set.
-_VIMEO_STILL = True
+_VIMEO_BLACK = True
 
 BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in (
     Benchmark(name='REDS4', folder='REDS', gt='REDS/train_sharp', lr={'BI': 'REDS/train_sharp_bicubic/X4'},
@@ -92,7 +92,7 @@ BENCHMARKS: dict[str, Benchmark] = {benchmark.name: benchmark for benchmark in (
     Benchmark(name='Vimeo90K-T', folder='vimeo90k', gt='vimeo90k/vimeo_septuplet/sequences',
               lr={'BI': 'vimeo90k/BIx4', 'BD': 'vimeo90k/BDx4'}, clips=None, clip_count=7824, frames=7,
               sizes=_VIMEO_SIZE, first_frame=1, list_file='vimeo90k/vimeo_septuplet/sep_testlist.txt',
-              still_frames=_VIMEO_STILL, channel='Y', centre_frame_only=True, flip_seq=True),
+              black_clips=_VIMEO_BLACK, channel='Y', centre_frame_only=True, flip_seq=True),
     Benchmark(name='Vid4', folder='Vid4', gt='Vid4/GT', lr={'BI': 'Vid4/BIx4', 'BD': 'Vid4/BDx4'},
               clips={'calendar': 41, 'city': 34, 'foliage': 49, 'walk': 47}, clip_count=4, frames=None,
               sizes={'calendar': (576, 720), 'city': (576, 704), 'foliage': (480, 720), 'walk': (480, 720)},
@@ -108,7 +108,7 @@ TRAINING_SETS: dict[str, ClipSet] = {
                     clip_count=270, frames=100, sizes=_REDS_SIZE),
     'vimeo90k': ClipSet(name='Vimeo90K', folder='vimeo90k', gt='vimeo90k/vimeo_septuplet/sequences', clips=None,
                         clip_count=64612, frames=7, sizes=_VIMEO_SIZE, first_frame=1,
-                        list_file='vimeo90k/vimeo_septuplet/sep_trainlist.txt', still_frames=_VIMEO_STILL),
+                        list_file='vimeo90k/vimeo_septuplet/sep_trainlist.txt', black_clips=_VIMEO_BLACK),
 }
 
 
@@ -117,8 +117,8 @@ def check_clips(clip_set: ClipSet, clips: Mapping[str, Sequence[Path]], scale: i
     """What makes these frames something else than the whole ``clip_set``.
 
     Found from names, the first and last bytes and the lengths of the files: missing and surplus clips and frames, wrong
-    size, not 8-bit RGB PNG, truncated files, and, but for sets with ``still_frames``, frames that are byte for byte
-    another frame of their clip, and clips whose first frame is that of another clip.
+    size, not 8-bit RGB PNG, truncated files, frames that are byte for byte another frame of their clip (in sets with
+    ``black_clips`` but for those of one colour), and, in other sets, clips whose first frame is that of another clip.
 
     Args:
         clip_set: what is expected.
@@ -138,7 +138,7 @@ def check_clips(clip_set: ClipSet, clips: Mapping[str, Sequence[Path]], scale: i
                         f'{shortened(missing)}')
     found = [(clip, frames) for clip, frames in clips.items() if frames]
     problems += chain.from_iterable(map_clips(partial(_check_clip, clip_set, scale, thorough), found))
-    if not clip_set.still_frames:
+    if not clip_set.black_clips:
         problems += _check_distinct([frames[0] for clip, frames in found if clip_set.frame_count(clip) is not None
                                      and check_frame(frames[0], clip_set.size(clip, scale)) is None])
     return problems
@@ -188,7 +188,7 @@ def _check_clip(clip_set: ClipSet, scale: int, thorough: bool, clip_frames: tupl
             problems.append(f'{path} {problem}')
         else:
             sound.append(path)
-    return problems if clip_set.still_frames else problems + _check_distinct(sound)
+    return problems + _check_distinct(sound, clip_set.black_clips)
 
 
 def _check_numbers(clip_set: ClipSet, clip: str, count: int, frames: Sequence[Path]) -> list[str]:
@@ -225,8 +225,16 @@ def _intact(png: bytes) -> bool:
     return True
 
 
-def _check_distinct(frames: Sequence[Path]) -> list[str]:
-    """Files that are byte for byte one before them. Hardly any has to be read: only those of the same length can be."""
+def _is_one_colour(path: Path) -> bool:
+    pixels = read_image(path)
+    return bool((pixels == pixels[0, 0]).all())
+
+
+def _check_distinct(frames: Sequence[Path], one_colour: bool = False) -> list[str]:
+    """Files that are byte for byte one before them, with ``one_colour`` but for frames of one colour.
+
+    Hardly any has to be read: only those of the same length can be.
+    """
     same_length: dict[int, list[Path]] = {}
     for path in frames:
         same_length.setdefault(path.stat().st_size, []).append(path)
@@ -234,7 +242,9 @@ def _check_distinct(frames: Sequence[Path]) -> list[str]:
     for paths in same_length.values():
         seen: dict[bytes, Path] = {}
         for path in paths if len(paths) > 1 else ():
-            if (other := seen.setdefault(hashlib.sha256(path.read_bytes()).digest(), path)) is not path:
+            if (other := seen.setdefault(hashlib.sha256(path.read_bytes()).digest(), path)) is path:
+                continue
+            if not (one_colour and _is_one_colour(path)):
                 name = other.name if other.parent == path.parent else other
                 problems.append(f'{path} is a copy of {name}, byte for byte: one was written over the other')
     return problems
