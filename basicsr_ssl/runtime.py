@@ -9,7 +9,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,26 +28,72 @@ class Interrupted(Exception):
         self.exit_code = 128 + signum
 
 
-def start_processes(opt: dict[str, Any], launcher: str) -> None:
-    """Join the process group, choose the device, and write rank, world size and device count into the options.
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of the run: its number, how many there are, and the device that it works on."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+    distributed: bool
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run of a stage or a test knows beside its options.
+
+    Attributes:
+        processes: this process among those of the run.
+        name: of the experiment, ``<recipe>/<stage>`` in a recipe.
+        folder: where it writes, BasicSR's ``experiments/<name>`` or ``results/<name>``.
+        tb_folder: where TensorBoard's files go.
+        parents: SHA-256 of the network files that it starts from, by their key in ``path``.
+        fingerprint: SHA-256 of all that decides its result, options and input files.
+    """
+
+    processes: Processes
+    name: str
+    folder: str
+    tb_folder: str = ''
+    parents: Mapping[str, str] = field(default_factory=dict)
+    fingerprint: str = ''
+
+    models = property(lambda self: os.path.join(self.folder, 'models'))
+    training_states = property(lambda self: os.path.join(self.folder, 'training_states'))
+    visualization = property(lambda self: os.path.join(self.folder, 'visualization'))
+    #: the network that a stage leaves behind
+    output = property(lambda self: os.path.join(self.models, 'net_g_latest.safetensors'))
+
+
+def root_folder(options: Mapping[str, Any]) -> str:
+    """The folder in which experiments/, results/ and tb_logger/ lie."""
+    return options['path'].get('root') or '.'
+
+
+def start_processes(options: Mapping[str, Any], launcher: str) -> Processes:
+    """Join the process group, choose the device and seed the random generators.
 
     Args:
-        opt: resolved options; ``num_gpu`` (``'auto'``, 0 for the CPU) and ``dist_params`` are read.
+        options: resolved options; used are ``num_gpu`` (``'auto'``, 0 for the CPU), ``dist_params`` and ``manual_seed``.
         launcher: ``'none'``, ``'pytorch'`` (torchrun) or ``'slurm'`` (one task per process).
 
     Raises:
         ValueError: GPUs are asked for where there are none, or the launcher's environment is missing.
     """
     available = torch.cuda.device_count()
-    wanted = available if opt['num_gpu'] == 'auto' else opt['num_gpu']
+    wanted = available if options['num_gpu'] == 'auto' else options['num_gpu']
     if wanted > available:
         raise ValueError(f'num_gpu: {wanted}, but {available} CUDA devices are available; '
                          'set num_gpu: auto to use what is there, or 0 for the CPU')
-    opt['dist'] = launcher != 'none'
-    params = opt['dist_params']
+    distributed, params = launcher != 'none', options['dist_params']
     if launcher == 'slurm':
         _slurm_environment(params['port'])
-    if opt['dist']:
+    if distributed:
         if 'RANK' not in os.environ:
             raise ValueError(f'--launcher {launcher} needs to be started by scripts/dist_train.sh (torchrun) or '
                              'scripts/slurm_train.sh; without distribution leave --launcher out')
@@ -59,11 +106,12 @@ def start_processes(opt: dict[str, Any], launcher: str) -> None:
             # other processes wait while one validates a long clip
             dist.init_process_group(params['backend'] or ('nccl' if wanted else 'gloo'),
                                     timeout=datetime.timedelta(hours=2))
-    opt['num_gpu'] = 1 if wanted else 0  # one device per process
-    opt['rank'], opt['world_size'] = get_dist_info()
     torch.backends.cudnn.benchmark = True
     # the same on all processes: they build the same network; the data is seeded sample by sample
-    set_random_seed(opt['manual_seed'])
+    set_random_seed(options['manual_seed'])
+    rank, world_size = get_dist_info()
+    # one device per process
+    return Processes(rank, world_size, torch.device('cuda' if wanted else 'cpu'), distributed)
 
 
 def _slurm_environment(port: int) -> None:
@@ -110,10 +158,6 @@ def _leave_group() -> None:
         dist.destroy_process_group()
 
 
-def device_of(opt: dict[str, Any]) -> torch.device:
-    return torch.device('cuda' if opt['num_gpu'] else 'cpu')
-
-
 def barrier() -> None:
     if dist.is_initialized():
         dist.barrier()
@@ -126,19 +170,6 @@ def any_process(flag: int, device: torch.device) -> int:
     tensor = torch.tensor(flag, device=device)
     dist.all_reduce(tensor, dist.ReduceOp.MAX)
     return int(tensor)
-
-
-def add_folders(opt: dict[str, Any], is_train: bool) -> None:
-    """Write BasicSR's folders of a run into ``opt['path']``."""
-    root = opt['path'].get('root') or '.'
-    top = os.path.join(root, 'experiments' if is_train else 'results', opt['name'])
-    opt['is_train'] = is_train
-    opt['path'].update({'log': top, 'visualization': os.path.join(top, 'visualization')})
-    if is_train:
-        opt['path'].update({'experiments_root': top, 'models': os.path.join(top, 'models'),
-                            'training_states': os.path.join(top, 'training_states')})
-    else:
-        opt['path']['results_root'] = top
 
 
 def archive(folder: str) -> None:

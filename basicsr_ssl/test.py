@@ -19,12 +19,12 @@ from basicsr_ssl.checkpoints.files import file_sha256, write_text
 from basicsr_ssl.checkpoints.store import BICUBIC, software_versions
 from basicsr_ssl.data.degradations import DESCRIPTIONS
 from basicsr_ssl.models import validation
-from basicsr_ssl.models.reconstruction_model import read_input_network
+from basicsr_ssl.models.networks import read_input_network
 from basicsr_ssl.models.validation import log_metrics, metric_means, validate_clips
 from basicsr_ssl.report.benchmarks import benchmark_table, quoted
 from basicsr_ssl.report.results import describe_protocol, network_label
 from basicsr_ssl.report.summary import finite
-from basicsr_ssl.runtime import add_folders, archive, barrier, device_of, log_to, process_group, start_processes
+from basicsr_ssl.runtime import Run, archive, barrier, log_to, process_group, root_folder, start_processes
 
 LR_SIZE = (180, 320)  # of the frames at which the literature counts MACs
 
@@ -52,17 +52,17 @@ def test(path: str, launcher: str = 'none', overrides: Sequence[str] = (), debug
     label = network_label(opt['path']['pretrain_network_g'])
     opt = config.fetch_files(opt)
     with process_group():
-        start_processes(opt, launcher)
+        processes = start_processes(opt, launcher)
         test_sets = _build_test_sets(opt['datasets'], allow_partial)
-        device = device_of(opt)
+        device = processes.device
         net = read_input_network(opt).to(device).eval()
         network = _describe_network(net, opt['path']['pretrain_network_g'], label)
         partial = any(test_set.missing for test_set in test_sets)
-        opt['name'] = opt['name'].replace(config.NETWORK_LABEL, label) + ('_partial' if partial else '')
-        add_folders(opt, is_train=False)
-        folder = opt['path']['results_root']
+        name = opt['name'].replace(config.NETWORK_LABEL, label) + ('_partial' if partial else '')
+        folder = os.path.join(root_folder(opt), 'results', name)
+        run = Run(processes, name, folder)
         barrier()
-        if opt['rank'] == 0:
+        if processes.is_first:
             archive(folder)
         barrier()
         results = {}
@@ -72,7 +72,8 @@ def test(path: str, launcher: str = 'none', overrides: Sequence[str] = (), debug
                 if missing:
                     logger.warning(f'{name}: only a part of the benchmark is there: {quoted(missing)}. The results are '
                                    'marked as partial')
-                figures = validate_clips(net, dataset, name, opt, device, opt['val']['save_img'])
+                figures = validate_clips(net, dataset, name, {**opt, 'name': run.name, 'path': {
+                    'visualization': run.visualization}}, device, opt['val']['save_img'])
                 log_metrics(figures, name, 0, None)
                 results[name] = {
                     'benchmark': options.get('benchmark') or name, 'degradation': options.get('degradation'), **network,
@@ -80,9 +81,9 @@ def test(path: str, launcher: str = 'none', overrides: Sequence[str] = (), debug
                                                   figures['clips'], lr_difference),
                     'metrics': metric_means(figures), 'clips': figures['clips'],
                     'seconds_per_frame': figures['seconds_per_frame'], 'device': _device_name(device),
-                    'processes': opt['world_size'], 'versions': software_versions(),
+                    'processes': processes.world_size, 'versions': software_versions(),
                     'time': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')}
-                if opt['rank'] == 0:
+                if processes.is_first:
                     _write(results[name], folder if len(test_sets) == 1 else os.path.join(folder, name), logger)
         return results
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ report:
 ''')
 
 
-SPARSITY = {'select_iter': 0, 'interval': 5, 'delta': 1e-4, 'ceiling': 0.1}
+SPARSITY = {'type': 'SSL', 'select_iter': 0, 'interval': 5, 'delta': 1e-4, 'ceiling': 0.1}
 
 
 def put(tree: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
@@ -157,7 +158,7 @@ def test_schema_knows_every_key_of_a_recipe():
     schema = config.json_schema()
     assert {'_base_', 'stages', 'report', *STAGE} <= set(schema['properties'])
     assert 'required' not in schema
-    assert set(schema['$defs']['Sparsity']['properties']) == {*SPARSITY, '_replace_'}
+    assert set(schema['$defs']['SSL']['properties']) == {*SPARSITY, '_replace_'}
     assert 'num_block' in schema['$defs']['PrunableBasicVSR']['properties']
     assert all('description' in field for key, field in schema['$defs']['Train']['properties'].items())
 
@@ -431,7 +432,7 @@ def test_temporal_loss_needs_a_teacher(load):
     assert 'dense network' in errors_of(load, put(RECIPE, key, None))[key]
     plain = without(without(RECIPE, 'stages:finetune:train:temporal_opt'), 'stages:finetune:path')
     assert config.stage_options(load(plain))['finetune']['train']['temporal_opt'] is None
-    assert 'no teacher' in errors_of(load, put(RECIPE, 'stages:finetune:model_type', 'ReconstructionModel'))[
+    assert 'use TemporalFinetuneModel' in errors_of(load, put(RECIPE, 'stages:finetune:model_type', 'ReconstructionModel'))[
         'stages:finetune:train:temporal_opt']
 
 
@@ -747,21 +748,34 @@ def test_saved_options_come_back(load, tmp_path):
     # text that YAML would read as numbers
     options = load(STAGE, overrides=['val:suffix="1e-4"', "datasets:val:name='011'"])
     assert (options['val']['suffix'], options['datasets']['val']['name']) == ('1e-4', '011')
-    used = {**copy.deepcopy(options), 'rank': 0, 'dist': False, 'fingerprint': 'x'}
-    used['path']['models'] = 'experiments/tiny/models'  # as the training code adds
-    config.save_options(used, tmp_path / 'runs' / 'options.yml')
+    config.save_options(options, tmp_path / 'runs' / 'options.yml')
     assert config.load_options(tmp_path / 'runs' / 'options.yml') == options
     assert [path.name for path in (tmp_path / 'runs').iterdir()] == ['options.yml']
 
 
 def test_defaults_are_filled_in_and_not_shared(load):
-    first, second = load(STAGE), load(STAGE)
+    first, second = copy.deepcopy(load(STAGE)), load(STAGE)
     assert first == second
     assert first['dist_params'] == {'backend': None, 'port': 29501}
     assert first['network_g']['scale'] == 4 and first['datasets']['val']['scale'] == 4
     first['path']['root'] = 'elsewhere'
     first['train']['scheduler']['periods'].append(1)
     assert load(STAGE) == second
+
+
+def test_options_are_read_only_and_copies_are_not(load):
+    options = load(RECIPE)
+    for tree in (options, *config.stage_options(options).values()):
+        for change in (lambda o: o.update(name='x'), lambda o: o['path'].pop('root'),
+                       lambda o: o['datasets'].setdefault('more', {}), lambda o: o['logger'].__setitem__('wandb', 1)):
+            with pytest.raises(TypeError, match='read-only'):
+                change(tree)
+        own = copy.deepcopy(tree)
+        own['path']['root'] = 'elsewhere'
+        assert type(own['path']) is dict and tree['path'].get('root') is None
+    with pytest.raises(TypeError, match='read-only'):
+        config.stage_options(options)['dense']['train']['optim_g']['betas'].append(1)
+    assert pickle.loads(pickle.dumps(options)) == options
 
 
 @pytest.mark.parametrize('change', [
@@ -786,9 +800,8 @@ def test_digest_obeys_what_decides_the_result(load, change):
 def test_digest_is_that_of_the_options_alone(load):
     options = load(STAGE)
     before = config.digest(options)
-    used = {**dict(reversed(list(options.items()))), 'rank': 3, 'world_size': 8, 'is_train': True}
-    used['path'] = {**options['path'], 'models': 'somewhere'}
-    assert config.digest(used) == before
+    assert config.digest(dict(reversed(list(options.items())))) == before
+    assert config.digest({**options, 'compression': {'density': 0.5}}) != before  # a section that is yet to come
     other = config.stage_options(load(RECIPE, overrides=['train:optim_g:lr=1e-5']))
     same = config.stage_options(load(RECIPE))
     assert config.digest(other['prune']) == config.digest(same['prune'])  # a pruning stage does not train

@@ -127,6 +127,8 @@ class PrunableBasicVSR(nn.Module):
     """
 
     conv_table = staticmethod(conv_table)
+    task = 'clip'
+    flow_network = property(lambda self: self.spynet)
     backward_trunk: Trunk
     forward_trunk: Trunk
 

@@ -22,6 +22,8 @@ class BicubicUpsampler(nn.Module):
         scale: factor, a positive integer.
     """
 
+    task = 'clip'
+    flow_network = None
     groups: list[Group] = []
     convs: list[Conv] = []
 

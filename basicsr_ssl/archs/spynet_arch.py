@@ -23,6 +23,8 @@ class StandaloneSpyNet(AnySizeSpyNet):
     aligns ``supp`` to ``ref``, both (b, 3, h, w) in [0, 1], RGB.
     """
 
+    task = 'flow'
+    flow_network = None
     groups: list[Group] = []
     convs: list[Conv] = [Conv(f'basic_module.{level}.basic_module.{2 * i}', cin, cout, 7, area=4.0**(level - 5),
                               multiple=32, flow=True)

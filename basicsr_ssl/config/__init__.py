@@ -9,10 +9,11 @@ An option file is one stage, or a recipe: ``stages:``, each merged over the top 
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from basicsr_ssl.checkpoints import zoo
@@ -29,16 +30,24 @@ from basicsr_ssl.config.files import (
     read_layers,
     write_yaml,
 )
+from basicsr_ssl.config.frozen import FrozenDict, freeze
+from basicsr_ssl.config.registered import stage_kind
 from basicsr_ssl.config.schema import json_schema
-from basicsr_ssl.config.sections import NETWORK_LABEL, Path, Recipe, Stage
-from basicsr_ssl.config.stages import check_recipe, check_single, check_stages
+from basicsr_ssl.config.sections import NETWORK_LABEL, Recipe, Stage
+from basicsr_ssl.config.stages import STAGE_REF, check_recipe, check_single
 
 __all__ = ['NETWORK_LABEL', 'OptionsError', 'Problem', 'check_files', 'digest', 'fetch_files', 'json_schema',
-           'load_options', 'save_options', 'stage_options']
+           'load_options', 'save_options', 'stage_options', 'with_stage_outputs']
+
+
+class RecipeOptions(FrozenDict):
+    """Options of a recipe, with the complete ones of its stages, which were validated together."""
+
+    stages: dict[str, FrozenDict]
 
 
 def load_options(path: str | os.PathLike, overrides: Iterable[str] = (), debug: bool = False,
-                 auto_resume: bool = False) -> dict[str, Any]:
+                 auto_resume: bool = False) -> FrozenDict:
     """Read an option file.
 
     Args:
@@ -48,7 +57,7 @@ def load_options(path: str | os.PathLike, overrides: Iterable[str] = (), debug: 
         auto_resume: BasicSR's ``--auto_resume``.
 
     Returns:
-        A single stage: complete, with all defaults. A recipe: the common keys and ``report`` with all defaults, the
+        Read-only. A single stage: complete, with all defaults. A recipe: the common keys and ``report`` with all defaults, the
         other sections and ``stages`` as written (with ``_base_`` and overrides merged in), since only a stage is
         complete; ``stage_options`` gives those.
 
@@ -67,18 +76,22 @@ def load_options(path: str | os.PathLike, overrides: Iterable[str] = (), debug: 
     if debug:
         tree['debug'] = True
 
+    stages: dict[str, Tree] = {}
     if tree.get('stages') is None:
         tree.pop('stages', None)
         options, more = check_single(tree)
     else:
-        options, more = check_recipe(tree)
+        options, stages, more = check_recipe(tree)
     if problems := [*problems, *unset, *more]:
         main = layers[-1][0]
         layers.append((FORCE, forced))
         raise OptionsError([problem._replace(file=problem.file or _origin(problem.keys, layers, main))
                             for problem in problems])
-    assert options is not None
-    return options
+    if not stages:
+        return freeze(options)
+    recipe = RecipeOptions(freeze(options))
+    recipe.stages = {name: freeze(stage) for name, stage in stages.items()}
+    return recipe
 
 
 def _origin(keys: tuple[str, ...], layers: list[tuple[str, Tree]], main: str) -> str:
@@ -86,20 +99,20 @@ def _origin(keys: tuple[str, ...], layers: list[tuple[str, Tree]], main: str) ->
     return next((file for file, content in reversed(layers) if keys and has(content, keys)), main)
 
 
-def stage_options(options: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """The complete single-stage options of every stage of a recipe, in order.
+def stage_options(recipe: Mapping[str, Any]) -> dict[str, FrozenDict]:
+    """The complete single-stage options of every stage of a recipe that ``load_options`` gave, in order.
 
     A stage is the top level with the stage's own keys merged over it. Its name is ``<recipe>/<stage>``, and it starts
     from the output of the stage before it (``path.pretrain_network_g: stage://<previous>``) unless it says otherwise.
-    Sections that its kind does not use are None; a pruning stage trains for 0 iterations.
-
-    Raises:
-        OptionsError: as ``load_options``.
+    Sections that its kind does not use are None; a stage that does not train does so for 0 iterations.
     """
-    stages, problems = check_stages(options)
-    if problems:
-        raise OptionsError(problems)
-    return stages
+    assert isinstance(recipe, RecipeOptions)
+    return dict(recipe.stages)
+
+
+def with_stage_outputs(options: Mapping[str, Any], outputs: Mapping[str, str]) -> FrozenDict:
+    """The options with the file that a stage left behind in place of every ``stage://NAME``."""
+    return _replaced(options, lambda text: outputs[text.removeprefix(STAGE_REF)] if text.startswith(STAGE_REF) else text)
 
 
 def check_files(options: Mapping[str, Any]) -> None:
@@ -148,55 +161,56 @@ def check_files(options: Mapping[str, Any]) -> None:
             for file, (remedy, (first, *more)) in missing.items()])
 
 
-def fetch_files(options: Mapping[str, Any]) -> dict[str, Any]:
+def fetch_files(options: Mapping[str, Any]) -> FrozenDict:
     """The options with a local file in place of every ``zoo://NAME``, which is downloaded if needed.
-
-    Args:
-        options: of one stage or a recipe, as ``load_options`` gives them.
 
     Raises:
         DownloadError: a file could not be had; says how to get it by hand.
     """
-    return {key: _fetched(value) for key, value in options.items()}
+    return _replaced(options, zoo.resolve)
 
 
-def _fetched(tree: Any) -> Any:
-    if isinstance(tree, dict):
-        return {key: _fetched(value) for key, value in tree.items()}
+def _replaced(tree: Any, replace: Callable[[str], str]) -> Any:
+    """A read-only copy of options with ``replace`` applied to all texts."""
+    if isinstance(tree, Mapping):
+        return FrozenDict({key: _replaced(value, replace) for key, value in tree.items()})
     if isinstance(tree, list):
-        return [_fetched(value) for value in tree]
-    return zoo.resolve(tree) if isinstance(tree, str) else tree
+        return freeze([_replaced(value, replace) for value in tree])
+    return replace(tree) if isinstance(tree, str) else tree
 
 
 def save_options(options: Mapping[str, Any], path: str | os.PathLike) -> None:
     """Save options so that ``load_options`` of the file gives them back. The file appears whole or not at all.
 
-    Keys that the training code has added are left out.
-
     Raises:
         OSError: the file could not be written.
     """
     known = {**Stage.model_fields, **Recipe.model_fields}
-    tree = {key: value for key, value in options.items() if key in known}
-    tree['path'] = {key: value for key, value in options['path'].items() if key in Path.model_fields}
+    tree = copy.deepcopy({key: value for key, value in options.items() if key in known})
     write_yaml(path, tree, 'All options of this run, with defaults filled in.')
 
 
-# What decides a stage's output. Validation, logging and the way data are loaded do not.
-_DECISIVE = ('model_type', 'scale', 'manual_seed', 'network_g', 'train', 'sparsity', 'pruning')
+# What does not decide a stage's output: where it lies, what is looked at on the way, how the work is shared out. All
+# else does, and sections and keys that are yet to come will.
+_INDIFFERENT = ('name', 'num_gpu', 'find_unused_parameters', 'path', 'datasets', 'logger', 'dist_params', 'auto_resume',
+                'debug', 'val', 'report')
 _LOADING = ('name', 'io_backend', 'num_worker_per_gpu', 'dataset_enlarge_ratio', 'prefetch_mode',
             'num_prefetch_queue', 'pin_memory', 'persistent_workers')
+# Keys of later versions count only where they are set, so that what was finished before stays finished.
+_LATER = {('sparsity', 'type'): 'SSL'}
 
 
 def digest(options: Mapping[str, Any]) -> str:
     """SHA-256, in hex digits, of everything in a stage's options that decides its output.
 
-    The files that a stage starts from count by their content, not by their names: add their SHA-256. Keys that the
-    training code adds make no difference.
+    The files that a stage starts from count by their content, not by their names: add their SHA-256.
     """
-    decisive: Tree = {key: options.get(key) for key in _DECISIVE}
+    decisive: Tree = copy.deepcopy({key: value for key, value in options.items() if key not in _INDIFFERENT})
     decisive['path'] = {key: get(options, 'path', key) for key in ('param_key_g',)}
-    if options.get('model_type') != 'PruningModel':
+    if 'train' in stage_kind(options['model_type']).sections:
         data = get(options, 'datasets', 'train') or {}
         decisive['data'] = {key: value for key, value in data.items() if key not in _LOADING}
+    for (section, key), default in _LATER.items():
+        if get(decisive, section, key) == default:
+            del decisive[section][key]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

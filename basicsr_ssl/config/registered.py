@@ -152,11 +152,15 @@ BASICSR_DATASETS: dict[str, type[Section]] = {
     'REDSRecurrentDataset': REDSRecurrent, 'Vimeo90KRecurrentDataset': Vimeo90KRecurrent}
 
 
+# Kinds whose entries declare their options, with defaults; those of the others follow from their signatures.
+DECLARED = ('dataset', 'method', 'optimizer')
+
+
 def check_typed(kind: str | Mapping[str, type[Section]], value: Any) -> Any:
     """Validate a mapping by the section that its ``type`` names.
 
     Args:
-        kind: ``arch``, ``loss``, ``dataset``, ``metric`` for BasicSR's registries, or a table of sections.
+        kind: of a registry, see ``registry``, or a table of sections.
         value: the mapping.
 
     Returns:
@@ -177,7 +181,7 @@ def check_typed(kind: str | Mapping[str, type[Section]], value: Any) -> Any:
         return kind[name].model_validate(value).model_dump(mode='json')
     if name not in (names := registered_names(kind)):
         fail(('type',), f'there is no {"network" if kind == "arch" else kind} {name!r}' + suggest(name, names))
-    if kind != 'dataset':
+    if kind not in DECLARED:
         return section_of(kind, name).model_validate(value).model_dump(mode='json', exclude_unset=True)
     value = {key: os.path.expanduser(path) if isinstance(path, str) and (
         key.startswith('dataroot') or key == 'meta_info_file') else path
@@ -187,15 +191,31 @@ def check_typed(kind: str | Mapping[str, type[Section]], value: Any) -> Any:
 
 
 def registry(kind: str) -> Any:
-    """One of BasicSR's registries, with this package's entries: ``arch``, ``loss``, ``dataset``, ``metric``."""
+    """A registry: BasicSR's of ``arch``, ``loss``, ``dataset``, ``metric`` and ``model``, with this package's entries,
+    or one of this package, of ``method`` and ``optimizer``."""
     import basicsr_ssl
     basicsr_ssl.register()
+    if kind == 'method':
+        from basicsr_ssl.methods import METHOD_REGISTRY
+        return METHOD_REGISTRY
+    if kind == 'optimizer':
+        from basicsr_ssl.models.optimization import OPTIMIZER_REGISTRY
+        return OPTIMIZER_REGISTRY
     import basicsr.archs
     import basicsr.data
     import basicsr.losses
     import basicsr.metrics  # noqa: F401
     from basicsr.utils import registry as registries
     return getattr(registries, f'{kind.upper()}_REGISTRY')
+
+
+def stage_kinds() -> dict[str, Any]:
+    """The classes of stages by ``model_type``: what is registered as a model and says which sections it uses."""
+    return {name: kind for name, kind in dict(iter(registry('model'))).items() if hasattr(kind, 'sections')}
+
+
+def stage_kind(name: str) -> Any:
+    return stage_kinds()[name]
 
 
 def registered_names(kind: str) -> list[str]:
@@ -211,8 +231,8 @@ def section_of(kind: str, name: str) -> type[Section]:
     if kind == 'dataset' and name in BASICSR_DATASETS:
         return BASICSR_DATASETS[name]
     entry = registry(kind).get(name)
-    if kind == 'dataset':
-        return _section_of_dataset(name, entry.Options)
+    if kind in DECLARED:
+        return _section_of_options(name, entry.Options)
     fields: dict[str, Any] = {'type': (Literal[name], Field(description='name in the registry'))}
     if kind == 'metric':
         fields['better'] = (Literal['higher', 'lower'], Field('higher', description='which values are better'))
@@ -229,8 +249,8 @@ class _Arguments(Section):
     model_config = ConfigDict(arbitrary_types_allowed=True)
 
 
-def _section_of_dataset(name: str, options: type[BaseModel]) -> type[Section]:
-    """The options that a dataset class declares, with our wording of errors."""
+def _section_of_options(name: str, options: type[BaseModel]) -> type[Section]:
+    """The options that a class declares, with our wording of errors."""
     fields: dict[str, Any] = {}
     if 'parts' in options.model_fields:  # a mixture of datasets, which share its scale and phase
         part = Annotated[dict[str, Any], BeforeValidator(_check_part)]

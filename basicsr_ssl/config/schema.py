@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from basicsr_ssl.config.registered import BASICSR_DATASETS, Section, registered_names, registry, section_of
+from basicsr_ssl.config.registered import BASICSR_DATASETS, Section, registered_names, registry, section_of, stage_kinds
 from basicsr_ssl.config.sections import SCHEDULERS, TYPED, Recipe, Report, Stage
 
 
@@ -30,7 +30,8 @@ def json_schema() -> dict[str, Any]:
         'anyOf': [{'type': 'string'}, {'type': 'array', 'items': {'type': 'string'}}],
         'description': 'files that this one is based on, relative to it; merged in order, own keys win'}
     tables = {kind: {name: section_of(kind, name) for name in _documented(kind)}
-              for kind in ('arch', 'loss', 'metric', 'dataset')}
+              for kind in ('arch', 'loss', 'metric', 'dataset', 'method', 'optimizer')}
+    definitions['model'] = {'enum': sorted(stage_kinds())}
     for kind, table in {**tables, 'scheduler': SCHEDULERS}.items():
         for section in table.values():
             definitions[section.__name__] = define(section)
@@ -46,7 +47,7 @@ def json_schema() -> dict[str, Any]:
 def _documented(kind: str) -> list[str]:
     """This package's own entries of a registry, and those of BasicSR that fit its task."""
     of_basicsr = {'loss': ['CharbonnierLoss', 'L1Loss', 'MSELoss'], 'metric': ['calculate_psnr', 'calculate_ssim'],
-                  'dataset': list(BASICSR_DATASETS), 'arch': []}[kind]
+                  'dataset': list(BASICSR_DATASETS)}.get(kind, [])
     entries = dict(iter(registry(kind)))
     return of_basicsr + [name for name in registered_names(kind) if entries[name].__module__.startswith('basicsr_ssl.')]
 

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from basicsr_ssl.config.errors import suggest
-from basicsr_ssl.config.registered import FilePath, Section, check_typed, fail
+from basicsr_ssl.config.registered import FilePath, Section, check_typed, fail, stage_kinds
 
 # Marks a mapping in the JSON schema whose keys depend on its type.
 TYPED = 'typed'
@@ -50,6 +50,17 @@ def _dataset_name(value: str) -> str:
     return value
 
 
+def _typed(kind: str, default: str, value: Any) -> Any:
+    """``check_typed``, for what need not name its type."""
+    return check_typed(kind, {'type': default, **value} if isinstance(value, dict) else value)
+
+
+def _stage_kind(value: str) -> str:
+    if value not in (kinds := stage_kinds()):
+        raise ValueError(f'there is no stage {value!r}' + suggest(value, kinds))
+    return value
+
+
 def _ref(kind: str) -> WithJsonSchema:
     return WithJsonSchema({TYPED: kind})  # for `schema`, which puts the definitions there
 
@@ -62,6 +73,8 @@ Size = Annotated[list[Positive], Field(min_length=2, max_length=2)]
 Network = Annotated[dict[str, Any], BeforeValidator(partial(check_typed, 'arch')), _ref('arch')]
 Loss = Annotated[dict[str, Any], BeforeValidator(partial(check_typed, 'loss')), _ref('loss')]
 Metric = Annotated[dict[str, Any], BeforeValidator(partial(check_typed, 'metric')), _ref('metric')]
+Method = Annotated[dict[str, Any], BeforeValidator(partial(_typed, 'method', 'SSL')), _ref('method')]
+Optimizer = Annotated[dict[str, Any], BeforeValidator(partial(_typed, 'optimizer', 'Adam')), _ref('optimizer')]
 Dataset = Annotated[dict[str, Any], BeforeValidator(partial(check_typed, 'dataset')), _ref('dataset')]
 
 
@@ -78,15 +91,6 @@ class Path(Section):
     resume_state: FilePath | None = Field(None, description='training state to resume from; see also --auto_resume')
     root: FilePath | None = Field(None, description=(
         'folder in which experiments/, results/ and tb_logger/ are made; null is the current one'))
-
-
-class Optimizer(Section):
-    """The optimizer."""
-
-    type: Literal['Adam'] = Field('Adam', description="the optimizer's name")
-    lr: float = Field(gt=0, description='learning rate')
-    weight_decay: Factor = Field(0.0, description='L2 penalty on all weights')
-    betas: Annotated[list[Share], Field(min_length=2, max_length=2)] = Field([0.9, 0.999], description="Adam's betas")
 
 
 class CosineAnnealingRestartLR(Section):
@@ -159,16 +163,6 @@ class Train(Section):
             fail(('scheduler', 'periods'), f'cover {periods} iterations, but total_iter is {self.total_iter}; '
                                            'BasicSR has no learning rate for the rest')
         return self
-
-
-class Sparsity(Section):
-    """Sparsity learning: an L2 penalty on the gates of the selected units, which grows."""
-
-    select_iter: Count = Field(0, description='iteration after which the units to be removed are selected; until then '
-                                              'the gates train freely')
-    interval: Positive = Field(5, description='iterations between two rises of the penalty')
-    delta: float = Field(1e-4, gt=0, description='rise of the penalty')
-    ceiling: float = Field(0.1, gt=0, description='greatest penalty')
 
 
 class Pruning(Section):
@@ -321,13 +315,12 @@ class Common(Section):
 class Stage(Common):
     """One stage: a complete option file without ``stages``."""
 
-    model_type: Literal['ReconstructionModel', 'SparsityLearningModel', 'PruningModel', 'TemporalFinetuneModel'] = \
-        Field(description='what the stage does')
+    model_type: Annotated[str, AfterValidator(_stage_kind), _ref('model')] = Field(description='what the stage does')
     network_g: Network | None = Field(None, description='network to build where no file gives one')
     datasets: dict[Annotated[str, AfterValidator(_dataset_name)], Dataset] = Field({}, description=(
         'train, val, val_2, ..., test, test_2, ...'))
     train: Train | None = Field(None, description='training')
-    sparsity: Sparsity | None = Field(None, description='sparsity learning')
+    sparsity: Method | None = Field(None, description='method of sparsity learning')
     pruning: Pruning | None = Field(None, description='which units go')
     val: Val | None = Field(None, description='validation; null: none')
 

@@ -15,15 +15,13 @@ from pydantic import ValidationError
 from basicsr_ssl.checkpoints import zoo
 from basicsr_ssl.config.errors import Problem, suggest
 from basicsr_ssl.config.files import Tree, get, has, merge, unmark
-from basicsr_ssl.config.registered import MISSING, Section, section_of
+from basicsr_ssl.config.registered import MISSING, Section, section_of, stage_kinds
 from basicsr_ssl.config.sections import COST_FIGURES, NETWORK_LABEL, Recipe, Report, Stage, Train
 
 STAGE_REF = 'stage://'
 NETWORK_FILES = (('path', 'pretrain_network_g'), ('path', 'pretrain_network_teacher'), ('network_g', 'spynet_path'))
-# The sections that are ingredients of some kinds of stage, and which kind uses which.
+# The sections that are ingredients of some kinds of stage; each kind says which of them it uses.
 INGREDIENTS = ('train', 'sparsity', 'pruning')
-USES = {'ReconstructionModel': ('train',), 'SparsityLearningModel': ('train', 'sparsity', 'pruning'),
-        'PruningModel': ('pruning',), 'TemporalFinetuneModel': ('train',)}
 DEBUG_FREQ = 8  # BasicSR's interval of validations and of saved states under --debug
 _ONLY_A_TEST = Problem(('name',), f'{NETWORK_LABEL} stands for the network that is tested; name a training without it')
 
@@ -42,8 +40,8 @@ def check_single(tree: Tree) -> tuple[Tree | None, list[Problem]]:
     return (None if problems else options), problems
 
 
-def check_recipe(tree: Tree) -> tuple[Tree | None, list[Problem]]:
-    """Validate a recipe with all its stages: its options as ``load_options`` gives them, and problems."""
+def check_recipe(tree: Tree) -> tuple[Tree | None, dict[str, Tree], list[Problem]]:
+    """Validate a recipe: its options as ``load_options`` gives them, the complete ones of its stages, and problems."""
     common, found = _validate(Recipe, {key: value if key == 'stages' else unmark(value) for key, value in tree.items()})
     problems = [Problem(keys, message) for _, keys, message in found]
     if NETWORK_LABEL in str(tree.get('name')):
@@ -51,18 +49,19 @@ def check_recipe(tree: Tree) -> tuple[Tree | None, list[Problem]]:
     if get(tree, 'path', 'resume_state') is not None:
         problems.append(Problem(('path', 'resume_state'), 'belongs to one stage: write it under stages:NAME:path, '
                                                           'or use --auto_resume'))
-    stages = tree['stages']
-    if isinstance(stages, dict) and stages and all(
-            isinstance(name, str) and isinstance(stage, dict) for name, stage in stages.items()):
-        problems += check_stages(tree)[1]
+    written, stages = tree['stages'], {}
+    if isinstance(written, dict) and written and all(
+            isinstance(name, str) and isinstance(stage, dict) for name, stage in written.items()):
+        stages, found = _check_stages(tree)
+        problems += found
         if tree.get('report') is not None:
-            problems += _report_problems(tree['report'], list(stages), _merge_stage(tree, list(stages)[-1]))
+            problems += _report_problems(tree['report'], list(written), _merge_stage(tree, list(written)[-1]))
     if problems or common is None:
-        return None, list(dict.fromkeys(problems))
-    return _debugged({key: value for key, value in common.items() if value is not None}), []
+        return None, {}, list(dict.fromkeys(problems))
+    return _debugged({key: value for key, value in common.items() if value is not None}), stages, []
 
 
-def check_stages(tree: Mapping[str, Any]) -> tuple[dict[str, Tree], list[Problem]]:
+def _check_stages(tree: Mapping[str, Any]) -> tuple[dict[str, Tree], list[Problem]]:
     """Validate the stages of a recipe: their complete options (if there are no problems), and problems.
 
     A problem with a key of the top level is reported there, once.
@@ -108,8 +107,8 @@ def _check_stage(tree: Tree, own: Tree, earlier: Mapping[str, Any] | None = None
         names: all stages of the recipe.
     """
     kind = tree.get('model_type')
-    uses = USES.get(kind, INGREDIENTS) if isinstance(kind, str) else INGREDIENTS
-    unused = [key for key in INGREDIENTS if key not in uses]
+    stage = stage_kinds().get(kind) if isinstance(kind, str) else None
+    unused = [key for key in INGREDIENTS if stage is not None and key not in stage.sections]
     problems = _dataset_problems(tree)
     tree = _with_phases(tree)
     # What is inherited but not used need not be complete; misspelt keys in it are errors all the same.
@@ -117,14 +116,16 @@ def _check_stage(tree: Tree, own: Tree, earlier: Mapping[str, Any] | None = None
                  if error != MISSING or keys[0] not in unused]
     problems += [Problem((key,), f'{kind} does not use this section; remove it') for key in unused
                  if own.get(key) is not None and get(own, key, 'total_iter') != 0]
-    problems += _needs(tree, kind) + _fits(tree, kind, earlier or {})
+    problems += _fits_scale(tree)
+    if stage is not None:
+        problems += _needs(tree, kind, stage) + _fits(tree, stage, earlier or {})
     if earlier is not None or '/' not in str(tree.get('name')):  # with a slash: saved by a recipe, which was checked
         problems += [Problem(keys, problem) for keys in NETWORK_FILES
                      if (problem := _bad_reference(get(tree, *keys), list(earlier or ()), names))]
     if problems:
         return None, problems
     options = _validate(Stage, {key: value for key, value in tree.items() if key not in unused})[0]
-    if kind == 'PruningModel':
+    if 'train' in unused:
         options['train'] = Train.model_validate({'total_iter': 0}).model_dump(mode='json')
     if options['network_g'] and 'scale' in section_of('arch', options['network_g']['type']).model_fields:
         options['network_g'].setdefault('scale', options['scale'])
@@ -169,13 +170,11 @@ def _dataset_problems(tree: Tree) -> list[Problem]:
     return problems
 
 
-def _needs(tree: Tree, kind: Any) -> list[Problem]:
+def _needs(tree: Tree, kind: str, stage: Any) -> list[Problem]:
     """What must be there for this kind of stage."""
-    if not isinstance(kind, str) or kind not in USES:
-        return []
     train_set = get(tree, 'datasets', 'train')
     only_tests = kind == 'ReconstructionModel' and train_set is None and tree.get('train') is None
-    problems = [Problem((key,), f'{kind} needs this section') for key in USES[kind]
+    problems = [Problem((key,), f'{kind} needs this section') for key in stage.sections
                 if tree.get(key) is None and not only_tests]
     if NETWORK_LABEL in str(tree.get('name')) and not only_tests:
         problems.append(_ONLY_A_TEST)
@@ -184,39 +183,47 @@ def _needs(tree: Tree, kind: Any) -> list[Problem]:
             problems.append(Problem(('datasets',), 'there is neither a dataset to train on nor one to test on'))
         if tree.get('val') is None:
             problems.append(Problem(('val',), 'testing needs this section: val:metrics says what is measured'))
-    elif kind != 'PruningModel' and train_set is None:
+    elif 'train' in stage.sections and train_set is None:
         problems.append(Problem(('datasets', 'train'), f'{kind} needs a dataset to train on'))
     if tree.get('network_g') is None and get(tree, 'path', 'pretrain_network_g') is None:
         problems.append(Problem(('path', 'pretrain_network_g'), 'there is no network: name a file here, or describe '
                                                                 'one in network_g'))
-    temporal = 'train' in USES[kind] and get(tree, 'train', 'temporal_opt') is not None
-    if temporal and kind != 'TemporalFinetuneModel':
-        problems.append(Problem(('train', 'temporal_opt'), f'{kind} has no teacher to compare with; use '
-                                                           'TemporalFinetuneModel, or remove this'))
-    elif temporal and get(tree, 'path', 'pretrain_network_teacher') is None:
-        problems.append(Problem(('path', 'pretrain_network_teacher'), 'train:temporal_opt compares with the dense '
-                                                                      'network; name its file here'))
+    for key in ('pixel_opt', 'temporal_opt') if 'train' in stage.sections else ():
+        if get(tree, 'train', key) is not None and key not in stage.losses:
+            problems.append(Problem(('train', key), f'{kind} does not know this loss; use '
+                                    f'{" or ".join(_kinds_that_know(key))}, or remove this'))
+        elif key == 'temporal_opt' and get(tree, 'train', key) and get(tree, 'path', 'pretrain_network_teacher') is None:
+            problems.append(Problem(('path', 'pretrain_network_teacher'), 'train:temporal_opt compares with the dense '
+                                                                          'network; name its file here'))
     return problems
 
 
-def _fits(tree: Tree, kind: Any, earlier: Mapping[str, Any]) -> list[Problem]:
+def _kinds_that_know(loss: str) -> list[str]:
+    return [name for name, stage in stage_kinds().items() if loss in stage.losses]
+
+
+def _fits_scale(tree: Tree) -> list[Problem]:
+    scale, own_scale = tree.get('scale', 4), get(tree, 'network_g', 'scale')
+    if own_scale in (None, scale):
+        return []
+    return [Problem(('network_g', 'scale'), f'is {own_scale}, but scale is {scale}; leave it out here, it follows scale')]
+
+
+def _fits(tree: Tree, stage: Any, earlier: Mapping[str, Any]) -> list[Problem]:
     """What must fit together across sections."""
     problems = []
-    scale, own_scale = tree.get('scale', 4), get(tree, 'network_g', 'scale')
-    if own_scale not in (None, scale):
-        problems.append(Problem(('network_g', 'scale'), f'is {own_scale}, but scale is {scale}; leave it out here, it '
-                                                        'follows scale'))
     start = get(tree, 'path', 'pretrain_network_g')
     start = start if isinstance(start, str) else ''
     made_by = earlier.get(start.removeprefix(STAGE_REF)) if start.startswith(STAGE_REF) else None
     # a file from elsewhere may have trained gates, a .pth of the SSL authors too: the stage itself will see
     dense = start.startswith(zoo.PREFIX) and _file_name(start).endswith('.pth')
-    no_gates = dense or made_by not in (None, 'SparsityLearningModel') or not start
+    learns_gates = [name for name, kind in stage_kinds().items() if 'sparsity' in kind.sections]
+    no_gates = dense or made_by not in (None, *learns_gates) or not start
     by_gate = get(tree, 'pruning', 'score') in (None, 'gate')
-    if kind == 'PruningModel' and by_gate and no_gates:
+    if stage.sections == ('pruning',) and by_gate and no_gates:
         problems.append(Problem(('pruning', 'score'), f'gate needs trained gates, and {start or "a new network"} has '
                                                       'none: choose l1 or l2, or do sparsity learning first'))
-    if kind == 'SparsityLearningModel':
+    if 'sparsity' in stage.sections:
         select, total = get(tree, 'sparsity', 'select_iter') or 0, get(tree, 'train', 'total_iter')
         if by_gate and no_gates and select == 0:
             problems.append(Problem(('pruning', 'score'), 'gate cannot rank units before any training, when all gates '

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,7 +11,8 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 
 from basicsr_ssl.api import without_gates
-from basicsr_ssl.models.reconstruction_model import ReconstructionModel, read_network
+from basicsr_ssl.models.networks import read_teacher
+from basicsr_ssl.models.reconstruction_model import ReconstructionModel
 
 
 @MODEL_REGISTRY.register()
@@ -21,30 +23,21 @@ class TemporalFinetuneModel(ReconstructionModel):
     DDP; only its hidden states are computed. Gates, if the network still has any, are folded first.
     """
 
-    def prepare(self, net: nn.Module) -> nn.Module:
+    losses = ('pixel_opt', 'temporal_opt')
+
+    def prepare(self, net: Any) -> nn.Module:
         return without_gates(net)
 
-    def init_training_settings(self) -> None:
-        super().init_training_settings()
-        temporal = self.opt['train'].get('temporal_opt')
+    def init_training(self, train: Mapping[str, Any]) -> None:
+        super().init_training(train)
+        temporal = train.get('temporal_opt')
         self.cri_temporal = build_loss(temporal).to(self.device) if temporal else None
-        if self.cri_temporal is not None:
-            self.teacher: Any = read_network(self.opt, 'pretrain_network_teacher').to(self.device)
-            self.teacher.requires_grad_(False)
-            self._check_teacher()
+        self.teacher: Any = read_teacher(self.opt, self.net_g).to(self.device) if temporal else None
 
-    def compute_losses(self, lq: Tensor, gt: Tensor) -> dict[str, Tensor]:
+    def compute_losses(self, inputs: tuple[Tensor, ...], target: Tensor, current_iter: int) -> dict[str, Tensor]:
         if self.cri_temporal is None:
-            return super().compute_losses(lq, gt)
-        output, states = self.net(lq, return_states=True)
+            return super().compute_losses(inputs, target, current_iter)
+        output, states = self.net(*inputs, return_states=True)
         with torch.no_grad():
-            target = self.teacher.hidden_states(lq)
-        return {'l_pix': self.cri_pix(output.float(), gt), 'l_temporal': self.cri_temporal(states, target)}
-
-    def _check_teacher(self) -> None:
-        keys = ('num_feat', 'bidirectional', 'scale')
-        own, other = self.net_g.spec.args, self.teacher.spec.args
-        different: list[Any] = [f'{key}: {own[key]} and {other.get(key)}' for key in keys if own[key] != other.get(key)]
-        if different:
-            raise ValueError('path: pretrain_network_teacher must be the dense network that the compact one was cut '
-                             f'from; they differ in {", ".join(different)}')
+            expected = self.teacher.hidden_states(*inputs)
+        return {'l_pix': self.cri_pix(output.float(), target), 'l_temporal': self.cri_temporal(states, expected)}

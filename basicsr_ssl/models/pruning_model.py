@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from basicsr.utils import get_root_logger
@@ -12,17 +13,19 @@ from torch import nn
 
 from basicsr_ssl.api import choose_units, cut_network, network_cost
 from basicsr_ssl.checkpoints.files import write_text
-from basicsr_ssl.models.reconstruction_model import ReconstructionModel, describe_method
+from basicsr_ssl.models.stage import Stage
 from basicsr_ssl.pruning.scores import score_units
 
 
 @MODEL_REGISTRY.register()
-class PruningModel(ReconstructionModel):
+class PruningModel(Stage):
     """Removes units for good, and writes ``report.json``.
 
     After sparsity learning with the same section ``pruning`` these are the units whose gates were driven to zero;
     otherwise they are chosen now, as the section says: one-shot pruning.
     """
+
+    sections = ('pruning',)
 
     def prepare(self, net: Any) -> nn.Module:
         options, path = self.opt['pruning'], self.opt['path'].get('pretrain_network_g') or ''
@@ -40,7 +43,7 @@ class PruningModel(ReconstructionModel):
                        'largest_gate_removed': _largest_gate_removed(net, kept),
                        'groups': {group.name: {'kept': len(kept[group.name]), 'size': group.size}
                                   for group in net.groups}}
-        self.method = describe_method(self.report['selection'], options)
+        self.method = describe_choice(self.report['selection'], options)
         get_root_logger().info(
             f'Pruned ({self.report["selection"]}): {figures["params"]["removed"]:.1%} of the parameters and '
             f'{figures["macs"]["removed"]:.1%} of the MACs, without the flow network')
@@ -49,11 +52,10 @@ class PruningModel(ReconstructionModel):
     def provenance(self) -> dict[str, Any]:
         return {'pruned': {key: value for key, value in self.report.items() if key != 'groups'}}
 
-    def save(self, epoch: int, current_iter: int) -> None:
-        if self.opt['rank'] == 0:
-            folder = self.opt['path']['experiments_root']
-            write_text(os.path.join(folder, 'report.json'), json.dumps(self.report, indent=2) + '\n')
-        super().save(epoch, current_iter)
+    def save_network(self, label: str, iteration: int) -> None:
+        if self.run.processes.is_first:
+            write_text(os.path.join(self.run.folder, 'report.json'), json.dumps(self.report, indent=2) + '\n')
+        super().save_network(label, iteration)
 
     def write_summaries(self, tb_logger: Any, current_iter: int) -> None:
         for name, group in self.report['groups'].items():
@@ -67,3 +69,8 @@ def _largest_gate_removed(net: Any, kept: dict[str, list[int]]) -> float | None:
     scores = score_units(net.state_dict(), net.groups, 'gate')
     return max((float(values[unit]) for name, values in scores.items()
                 for unit in set(range(len(values))) - set(kept[name])), default=0.0)
+
+
+def describe_choice(when: str, pruning: Mapping[str, Any]) -> str:
+    """How units were chosen, in words for the file: when, and by which section ``pruning``."""
+    return f'{when}: {pruning["score"]}, {pruning["scope"]}, {pruning["ratio"]:.2%} of {pruning["budget"]}'

@@ -27,6 +27,7 @@ from basicsr_ssl.report.plots import comparison_picture, kept_units_chart, pick_
 from basicsr_ssl.report.profile import measure_latency
 from basicsr_ssl.report.results import describe_protocol
 from basicsr_ssl.report.summary import write_summary
+from basicsr_ssl.runtime import Run
 
 PICTURE_CLIPS = 3
 # frames around the pictured one that the networks see: enough for the states to settle, and the picture of a long
@@ -34,21 +35,22 @@ PICTURE_CLIPS = 3
 PICTURE_FRAMES = 15
 
 
-def report_recipe(opt: dict[str, Any], files: dict[str, str]) -> list[str]:
+def report_recipe(opt: Mapping[str, Any], report: Mapping[str, Any], run: Run) -> list[str]:
     """Test networks; write ``summary.json``, ``summary.md``, ``comparison.png`` and charts into the results folder.
 
     ``kept_<label>.png`` shows which units are left, for every compact network.
 
     Args:
-        opt: options with ``datasets``, ``val``, ``report`` and the folders of ``runtime.add_folders``. The test sets
-            are the entries ``test*`` of ``datasets``, or, without any, ``val*``.
-        files: label to network file, in the order of the table.
+        opt: options with ``datasets`` and ``val``. The test sets are the entries ``test*`` of ``datasets``, or,
+            without any, ``val*``.
+        report: the section; its ``rows`` are network files by label, in the order of the table.
+        run: processes, and the results folder.
 
     Returns:
         One line for every expected figure that was missed.
     """
-    report, device = opt['report'], torch.device('cuda' if opt['num_gpu'] else 'cpu')
-    logger, master = get_root_logger(), opt['rank'] == 0
+    files, device = report['rows'], run.processes.device
+    logger, master = get_root_logger(), run.processes.is_first
     nets: dict[str, Any] = {BICUBIC: BicubicUpsampler(opt['scale'])} if report['bicubic'] else {}
     nets.update({label: BicubicUpsampler(opt['scale']) if file == BICUBIC else load_network(file)
                  for label, file in files.items()})
@@ -64,7 +66,8 @@ def report_recipe(opt: dict[str, Any], files: dict[str, str]) -> list[str]:
     for label, net in nets.items():
         metrics, measured = {}, {}
         for name, dataset in datasets.items():
-            result = validate_clips(net, dataset, name, {**opt, 'name': label}, device, opt['val']['save_img'])
+            result = validate_clips(net, dataset, name, {**opt, 'name': label, 'path': {
+                'visualization': run.visualization}}, device, opt['val']['save_img'])
             logger.info(f'{label}:')
             log_metrics(result, name, 0, None)
             metrics[name] = metric_means(result)
@@ -81,7 +84,7 @@ def report_recipe(opt: dict[str, Any], files: dict[str, str]) -> list[str]:
         latency = measure_latency(nets, lr_size, device=device)
         for row in rows:
             row['ms_per_frame'] = latency[row['network']]
-        folder = opt['path']['results_root']
+        folder = run.folder
         print(write_summary(folder, rows), flush=True)
         dataset = next(iter(datasets.values()))
         _picture(os.path.join(folder, 'comparison.png'), nets, dataset, device, report['crop'])

@@ -1,0 +1,4 @@
+from basicsr_ssl.methods.method import METHOD_REGISTRY, Method
+from basicsr_ssl.methods.ssl import SSL
+
+__all__ = ['METHOD_REGISTRY', 'SSL', 'Method']

@@ -1,0 +1,113 @@
+"""The networks that a stage's options name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from typing import Any
+
+from basicsr.utils import get_root_logger
+from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY
+from torch import nn
+
+from basicsr_ssl.checkpoints.store import BICUBIC, load_network, load_strictly
+
+
+def read_network(opt: Mapping[str, Any], key: str) -> Any:
+    """The network in the file that ``path`` names as ``key``, of any known format.
+
+    Raises:
+        OSError, ValueError: the file cannot be read; the message names the option.
+    """
+    path = opt['path'][key]
+    if path == BICUBIC:
+        return ARCH_REGISTRY.get('BicubicUpsampler')(opt['scale'])
+    try:
+        net: Any = load_network(path, opt['path'].get('param_key_g') if key == 'pretrain_network_g' else None)
+    except ValueError as error:
+        raise ValueError(f'path: {key}: {error}') from error
+    if _is_inferred(net):
+        weights = net.provenance['param_key']
+        get_root_logger().info(f'Imported {path}, of {net.provenance["source_format"]}'
+                               f'{f", weights {weights}" if weights else ""}')
+    return net
+
+
+def _is_inferred(net: Any) -> bool:
+    """Whether what the network is was inferred from a state dict, and not said by a file of ours."""
+    told = getattr(net, 'provenance', {})
+    return 'source_format' in told and 'stage' not in told
+
+
+def read_input_network(opt: Mapping[str, Any]) -> Any:
+    """The network that a stage starts from: ``path: pretrain_network_g``, else a fresh ``network_g``.
+
+    Raises:
+        ValueError: neither is given, the file holds another network than ``network_g`` describes, or the data are made
+            for another task.
+    """
+    net = _input_network(opt)
+    _check_task(net, opt)
+    return net
+
+
+def _input_network(opt: Mapping[str, Any]) -> Any:
+    path, network = opt['path'].get('pretrain_network_g'), opt.get('network_g')
+    fresh: Any = None
+    if network:
+        arguments = deepcopy(network)
+        fresh = ARCH_REGISTRY.get(arguments.pop('type'))(**arguments)
+        if not hasattr(fresh, 'spec'):
+            raise ValueError(f'network_g: type: {type(fresh).__name__} declares nothing to prune; use a network of '
+                             'basicsr_ssl, such as PrunableBasicVSR')
+    if not path:
+        if fresh is None:
+            raise ValueError('no network to start from: set path: pretrain_network_g to a file, or network_g')
+        return fresh
+    net = read_network(opt, 'pretrain_network_g')
+    if fresh is None:
+        return net
+    if _is_inferred(net) and net.provenance['source_format'] in ('BasicSR', 'mmagic'):
+        # a state dict does not say its activation: the options do
+        try:
+            load_strictly(fresh, net.state_dict(), f'path: pretrain_network_g: {path}')
+        except ValueError as error:
+            raise ValueError(f'{error}\nCorrect network_g, or leave it out: the sizes follow from the file') from error
+        return fresh
+    own, given = fresh.spec.args, net.spec.args
+    different = [f'{key}: {given.get(key)!r} in the file, {own[key]!r} in network_g'
+                 for key in own if own[key] != given.get(key)]
+    if net.spec.arch != fresh.spec.arch or different:
+        raise ValueError(f'path: pretrain_network_g: {path} holds another network than network_g describes '
+                         f'({"; ".join(different) or net.spec.arch}). Correct network_g, or leave it out: the file '
+                         'says what it is')
+    return net
+
+
+def read_teacher(opt: Mapping[str, Any], student: nn.Module) -> Any:
+    """The network in ``path: pretrain_network_teacher``, in eval mode and without gradients.
+
+    Raises:
+        OSError, ValueError: the file cannot be read, or its network is not one that ``student`` was cut from.
+    """
+    teacher: Any = read_network(opt, 'pretrain_network_teacher')
+    own, other = getattr(student, 'spec').args, teacher.spec.args
+    keys = ('num_feat', 'bidirectional', 'scale')
+    different: list[Any] = [f'{key}: {own[key]} and {other.get(key)}' for key in keys if own[key] != other.get(key)]
+    if different:
+        raise ValueError('path: pretrain_network_teacher must be the dense network that the compact one was cut '
+                         f'from; they differ in {", ".join(different)}')
+    return teacher.eval().requires_grad_(False)
+
+
+def _check_task(net: Any, opt: Mapping[str, Any]) -> None:
+    """Raises ValueError if the network is for other samples than the datasets have: flow, say, and not clips."""
+    for phase, options in opt.get('datasets', {}).items():
+        made_for = getattr(DATASET_REGISTRY.get(options['type']), 'task', 'clip')
+        # a test set of images is one of clips of one frame
+        fits = net.task == made_for if phase == 'train' else (net.task == 'flow') == (made_for == 'flow')
+        if not fits:
+            flow = ': name it as network_g: spynet_path, and here a BasicVSR' if net.task == 'flow' else ''
+            raise ValueError(f'datasets: {phase}: {options["type"]} is for networks of the task {made_for}, but '
+                             f'{opt["path"].get("pretrain_network_g") or "network_g"} holds a {type(net).__name__}, of '
+                             f'the task {net.task}{flow}')

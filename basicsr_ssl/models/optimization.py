@@ -1,0 +1,121 @@
+"""Optimizers, which parameters they treat alike, and the course of the learning rate."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+import torch
+from basicsr.models import lr_scheduler
+from basicsr.utils.registry import Registry
+from pydantic import BaseModel, ConfigDict, Field
+from torch import nn
+
+OPTIMIZER_REGISTRY = Registry('optimizer')
+
+_Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class OptimizerOptions(BaseModel):
+    """Keys that every optimizer has."""
+
+    model_config = ConfigDict(extra='forbid')
+
+    type: str = Field('Adam', description="the optimizer's name")
+    lr: float = Field(gt=0, description='learning rate')
+    weight_decay: float = Field(0.0, ge=0, description='L2 penalty on all weights')
+
+
+class AdamOptions(OptimizerOptions):
+    """The optimizer."""
+
+    betas: Annotated[list[_Share], Field(min_length=2, max_length=2)] = Field([0.9, 0.999], description="Adam's betas")
+
+
+class SGDOptions(OptimizerOptions):
+    """Stochastic gradient descent."""
+
+    momentum: float = Field(0.0, ge=0, lt=1, description='share of the step before that is kept')
+    nesterov: bool = Field(False, description="Nesterov's momentum")
+
+
+@OPTIMIZER_REGISTRY.register()
+class Adam(torch.optim.Adam):
+    Options = AdamOptions
+
+
+@OPTIMIZER_REGISTRY.register()
+class AdamW(torch.optim.AdamW):
+    Options = AdamOptions
+
+
+@OPTIMIZER_REGISTRY.register()
+class SGD(torch.optim.SGD):
+    Options = SGDOptions
+
+
+def build_optimizer(net: Any, train: Mapping[str, Any]) -> torch.optim.Optimizer:
+    """The optimizer of ``train: optim_g``, with a parameter group each for the network, its flow network and its gates.
+
+    Gates are not decayed: the method's own penalty is the only one that acts on them.
+    """
+    settings = copy.deepcopy(train['optim_g'])
+    kind, lr = settings.pop('type'), settings.pop('lr')
+    gates = {gate for group in net.groups for gate in group.gates}
+    flow = {id(parameter) for parameter in flow_parameters(net)}
+    members: dict[str, list[nn.Parameter]] = {'net': [], 'flow': [], 'gates': []}
+    for name, parameter in net.named_parameters():
+        members['flow' if id(parameter) in flow else 'gates' if name in gates else 'net'].append(parameter)
+    scale = {'net': 1, 'flow': train['flow_lr_mul'], 'gates': train['gate_lr_mul']}
+    groups = [{'params': parameters, 'lr': lr * scale[part], 'name': part,
+               **({'weight_decay': 0} if part == 'gates' else {})}
+              for part, parameters in members.items() if parameters]
+    return OPTIMIZER_REGISTRY.get(kind)(groups, lr, **settings)
+
+
+def flow_parameters(net: Any) -> list[nn.Parameter]:
+    """Those of the network's flow network; none if it has none, or is one itself."""
+    return [] if net.flow_network is None else list(net.flow_network.parameters())
+
+
+class LearningRate:
+    """Linear warm-up into one of BasicSR's schedules.
+
+    BasicSR's own warm-up stops one step short of the full rate, and its MultiStepRestartLR would stay there.
+
+    Args:
+        optimizer: whose rates are set.
+        scheduler: the section ``train: scheduler``.
+        warmup_iter: the rate of iteration i is i / warmup_iter of the full one until then; -1: none.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer, scheduler: Mapping[str, Any], warmup_iter: int) -> None:
+        settings = copy.deepcopy(dict(scheduler))
+        # BasicSR takes the name of torch's plain class for its own with restarts
+        kind = settings.pop('type').replace('MultiStepLR', 'MultiStepRestartLR')
+        self.optimizer, self.warmup_iter = optimizer, warmup_iter
+        self.scheduler = getattr(lr_scheduler, kind)(optimizer, **settings)
+
+    def update(self, iteration: int) -> None:
+        """Set the rates of ``iteration``, from 1 on; called once for each, in order, before its step."""
+        groups = self.optimizer.param_groups
+        if iteration == self.warmup_iter:
+            for group in groups:
+                group['lr'] = group['initial_lr']
+        if iteration > 1:
+            self.scheduler.step()
+        if iteration < self.warmup_iter:
+            for group in groups:
+                group['lr'] = group['initial_lr'] / self.warmup_iter * iteration
+
+    def rates(self) -> dict[str, float]:
+        """By parameter group."""
+        return {group['name']: group['lr'] for group in self.optimizer.param_groups}
+
+    def state(self) -> dict[str, Any]:
+        # the rest of a scheduler's state follows from the options
+        return {key: getattr(self.scheduler, key) for key in ('last_epoch', '_step_count', '_last_lr')}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        self.scheduler.load_state_dict(state)
