@@ -45,8 +45,8 @@ def train(path: str, launcher: str = 'none', overrides: Sequence[str] = (), debu
 def _train_recipe(recipe: Mapping[str, Any], launcher: str) -> int:
     # before hours of work, look at the files that all stages will need, and at the sets that the report will test on
     config.check_files(recipe)
-    stages = {name: config.fetch_files(stage) for name, stage in config.stage_options(recipe).items()}
-    report = config.fetch_files(recipe['report']) if recipe.get('report') else None
+    recipe = config.fetch_files(recipe)
+    stages, report = config.stage_options(recipe), recipe.get('report')
     last = next(reversed(stages.values()))
     processes = start_processes(last, launcher)
     if report:

@@ -79,7 +79,7 @@ def start_processes(options: Mapping[str, Any], launcher: str) -> Processes:
     """Join the process group, choose the device and seed the random generators.
 
     Args:
-        options: resolved options; used are ``num_gpu`` (``'auto'``, 0 for the CPU), ``dist_params`` and ``manual_seed``.
+        options: resolved options; read are ``num_gpu`` (``'auto'``, 0 for the CPU), ``dist_params``, ``manual_seed``.
         launcher: ``'none'``, ``'pytorch'`` (torchrun) or ``'slurm'`` (one task per process).
 
     Raises:

@@ -438,7 +438,7 @@ def test_diverged_training(folder: Path, data: Path, refused: Refused, print_fre
 
 
 def test_out_of_gpu_memory(data: Path, refused: Refused, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(self: Any, current_iter: int) -> None:
+    def fail(self: Any, batch: Any, current_iter: int) -> None:
         raise torch.OutOfMemoryError('CUDA out of memory. Tried to allocate 20 GiB')
     monkeypatch.setattr(ReconstructionModel, 'optimize_parameters', fail)
     message = refused(options(data))

@@ -432,8 +432,8 @@ def test_temporal_loss_needs_a_teacher(load):
     assert 'dense network' in errors_of(load, put(RECIPE, key, None))[key]
     plain = without(without(RECIPE, 'stages:finetune:train:temporal_opt'), 'stages:finetune:path')
     assert config.stage_options(load(plain))['finetune']['train']['temporal_opt'] is None
-    assert 'use TemporalFinetuneModel' in errors_of(load, put(RECIPE, 'stages:finetune:model_type', 'ReconstructionModel'))[
-        'stages:finetune:train:temporal_opt']
+    other = put(RECIPE, 'stages:finetune:model_type', 'ReconstructionModel')
+    assert 'use TemporalFinetuneModel' in errors_of(load, other)['stages:finetune:train:temporal_opt']
 
 
 # -------------------------------------------------------------------------------------------------------- reading

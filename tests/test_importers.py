@@ -49,7 +49,7 @@ from basicsr_ssl.checkpoints.convert import convert
 from basicsr_ssl.checkpoints.files import file_sha256
 from basicsr_ssl.checkpoints.formats import file_format
 from basicsr_ssl.checkpoints.store import read_metadata
-from basicsr_ssl.models.reconstruction_model import read_input_network
+from basicsr_ssl.models.networks import read_input_network
 
 pytestmark = pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
 
@@ -169,8 +169,10 @@ def test_flow_and_super_resolution_do_not_take_each_others_place(tmp_path: Path)
     torch.save({'params': PLAIN}, net)
     with pytest.raises(ValueError, match=r'net\.pth does not hold the weights of SpyNet but a Prunable'):
         PrunableBasicVSR(num_feat=8, num_block=1, spynet_path=str(net))
-    with pytest.raises(ValueError, match=r'path: pretrain_network_g: .*flow\.pth is a SpyNet, .*spynet_path'):
-        read_input_network(options(flow))
+    clips = {'train': {'type': 'ClipFoldersDataset'}}
+    with pytest.raises(ValueError, match=r'of the task clip, but .*flow\.pth holds a .*flow: .*spynet_path'):
+        read_input_network({**options(flow), 'datasets': clips})
+    assert read_input_network({**options(net), 'datasets': clips}).task == 'clip'
 
 
 # ---- the SSL authors' files

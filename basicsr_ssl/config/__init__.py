@@ -57,9 +57,9 @@ def load_options(path: str | os.PathLike, overrides: Iterable[str] = (), debug: 
         auto_resume: BasicSR's ``--auto_resume``.
 
     Returns:
-        Read-only. A single stage: complete, with all defaults. A recipe: the common keys and ``report`` with all defaults, the
-        other sections and ``stages`` as written (with ``_base_`` and overrides merged in), since only a stage is
-        complete; ``stage_options`` gives those.
+        Read-only. A single stage: complete, with all defaults. A recipe: the common keys and ``report`` with all
+        defaults, the other sections and ``stages`` as written (with ``_base_`` and overrides merged in), since only a
+        stage is complete; ``stage_options`` gives those.
 
     Raises:
         OptionsError: lists everything that is wrong with the file, and with each of its stages.
@@ -112,7 +112,8 @@ def stage_options(recipe: Mapping[str, Any]) -> dict[str, FrozenDict]:
 
 def with_stage_outputs(options: Mapping[str, Any], outputs: Mapping[str, str]) -> FrozenDict:
     """The options with the file that a stage left behind in place of every ``stage://NAME``."""
-    return _replaced(options, lambda text: outputs[text.removeprefix(STAGE_REF)] if text.startswith(STAGE_REF) else text)
+    return _replaced(options, lambda text: outputs[text.removeprefix(STAGE_REF)] if text.startswith(STAGE_REF)
+                     else text)
 
 
 def check_files(options: Mapping[str, Any]) -> None:
@@ -172,6 +173,10 @@ def fetch_files(options: Mapping[str, Any]) -> FrozenDict:
 
 def _replaced(tree: Any, replace: Callable[[str], str]) -> Any:
     """A read-only copy of options with ``replace`` applied to all texts."""
+    if isinstance(tree, RecipeOptions):
+        recipe = RecipeOptions(_replaced(dict(tree), replace))
+        recipe.stages = {name: _replaced(stage, replace) for name, stage in tree.stages.items()}
+        return recipe
     if isinstance(tree, Mapping):
         return FrozenDict({key: _replaced(value, replace) for key, value in tree.items()})
     if isinstance(tree, list):

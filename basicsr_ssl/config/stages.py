@@ -118,7 +118,7 @@ def _check_stage(tree: Tree, own: Tree, earlier: Mapping[str, Any] | None = None
                  if own.get(key) is not None and get(own, key, 'total_iter') != 0]
     problems += _fits_scale(tree)
     if stage is not None:
-        problems += _needs(tree, kind, stage) + _fits(tree, stage, earlier or {})
+        problems += _needs(tree, str(kind), stage) + _fits(tree, stage, earlier or {})
     if earlier is not None or '/' not in str(tree.get('name')):  # with a slash: saved by a recipe, which was checked
         problems += [Problem(keys, problem) for keys in NETWORK_FILES
                      if (problem := _bad_reference(get(tree, *keys), list(earlier or ()), names))]
@@ -192,7 +192,7 @@ def _needs(tree: Tree, kind: str, stage: Any) -> list[Problem]:
         if get(tree, 'train', key) is not None and key not in stage.losses:
             problems.append(Problem(('train', key), f'{kind} does not know this loss; use '
                                     f'{" or ".join(_kinds_that_know(key))}, or remove this'))
-        elif key == 'temporal_opt' and get(tree, 'train', key) and get(tree, 'path', 'pretrain_network_teacher') is None:
+        elif key == 'temporal_opt' and get(tree, 'train', key) and not get(tree, 'path', 'pretrain_network_teacher'):
             problems.append(Problem(('path', 'pretrain_network_teacher'), 'train:temporal_opt compares with the dense '
                                                                           'network; name its file here'))
     return problems
@@ -206,7 +206,8 @@ def _fits_scale(tree: Tree) -> list[Problem]:
     scale, own_scale = tree.get('scale', 4), get(tree, 'network_g', 'scale')
     if own_scale in (None, scale):
         return []
-    return [Problem(('network_g', 'scale'), f'is {own_scale}, but scale is {scale}; leave it out here, it follows scale')]
+    return [Problem(('network_g', 'scale'), f'is {own_scale}, but scale is {scale}; leave it out here, it follows '
+                                            'scale')]
 
 
 def _fits(tree: Tree, stage: Any, earlier: Mapping[str, Any]) -> list[Problem]:

@@ -8,7 +8,6 @@ from typing import Any
 
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY
-from torch import nn
 
 from basicsr_ssl.checkpoints.store import BICUBIC, load_network, load_strictly
 
@@ -84,14 +83,14 @@ def _input_network(opt: Mapping[str, Any]) -> Any:
     return net
 
 
-def read_teacher(opt: Mapping[str, Any], student: nn.Module) -> Any:
+def read_teacher(opt: Mapping[str, Any], student: Any) -> Any:
     """The network in ``path: pretrain_network_teacher``, in eval mode and without gradients.
 
     Raises:
         OSError, ValueError: the file cannot be read, or its network is not one that ``student`` was cut from.
     """
     teacher: Any = read_network(opt, 'pretrain_network_teacher')
-    own, other = getattr(student, 'spec').args, teacher.spec.args
+    own, other = student.spec.args, teacher.spec.args
     keys = ('num_feat', 'bidirectional', 'scale')
     different: list[Any] = [f'{key}: {own[key]} and {other.get(key)}' for key in keys if own[key] != other.get(key)]
     if different:

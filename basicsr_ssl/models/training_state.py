@@ -35,7 +35,7 @@ def read_state(path: str) -> dict[str, Any]:
     """Raises FileNotFoundError, or ValueError if the file is no training state, or damaged."""
     try:
         state = torch.load(path, map_location='cpu', weights_only=True)
-        state['fingerprint'], state['iter']
+        _ = state['fingerprint'], state['iter']
     except FileNotFoundError:
         raise FileNotFoundError(f'path: resume_state: no such file: {path}') from None
     except Exception as error:
