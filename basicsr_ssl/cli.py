@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except (OSError, ValueError, FloatingPointError) as error:
         # an error of these kinds says what is wrong and how to mend it: no traceback in its way
-        from basicsr_ssl.checkpoints.formats import plain
+        from basicsr_ssl.terminal import plain
         print(f'basicsr-ssl: {plain(error)}', file=sys.stderr)
         return 1
 
@@ -133,7 +133,7 @@ def _convert(args: argparse.Namespace) -> int:
 
 
 def _download(args: argparse.Namespace) -> int:
-    from basicsr_ssl.checkpoints import zoo
+    from basicsr_ssl import zoo
     if not args.names:
         print(zoo.listing())
     for path in zoo.download(args.names, args.to):

@@ -46,9 +46,9 @@ from basicsr_ssl.api import with_gates
 from basicsr_ssl.archs import PrunableBasicVSR
 from basicsr_ssl.checkpoints import pickles, torch_files
 from basicsr_ssl.checkpoints.convert import convert
-from basicsr_ssl.checkpoints.files import file_sha256
 from basicsr_ssl.checkpoints.formats import file_format
 from basicsr_ssl.checkpoints.store import read_metadata
+from basicsr_ssl.files import file_sha256
 from basicsr_ssl.models.reconstruction_model import read_input_network
 
 pytestmark = pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")

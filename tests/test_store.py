@@ -22,11 +22,11 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import basicsr_ssl
-from basicsr_ssl import load_network, prune_network, save_network
+from basicsr_ssl import files, load_network, prune_network, save_network
 from basicsr_ssl.api import with_gates
-from basicsr_ssl.checkpoints import files, store
-from basicsr_ssl.checkpoints.files import file_sha256, write_atomically, write_text
+from basicsr_ssl.checkpoints import store
 from basicsr_ssl.checkpoints.store import build_network, read_metadata
+from basicsr_ssl.files import file_sha256, write_atomically, write_text
 from basicsr_ssl.pruning.spec import Spec
 
 

@@ -24,10 +24,9 @@ from typing import Any
 import pytest
 import yaml
 
-from basicsr_ssl import cli, config
-from basicsr_ssl.checkpoints import download as downloading
-from basicsr_ssl.checkpoints import zoo
-from basicsr_ssl.checkpoints.download import DownloadError, Patience, UnavailableError, fetch
+from basicsr_ssl import cli, config, zoo
+from basicsr_ssl.zoo import transfer
+from basicsr_ssl.zoo.transfer import DownloadError, Patience, UnavailableError, fetch
 
 ROOT = Path(__file__).parents[1]
 DATA = random.Random(0).randbytes(200_000)
@@ -458,7 +457,7 @@ def test_a_web_page_is_no_network(server, file, patience, slept, headers):
 
 @pytest.mark.parametrize('chunked', [True, False])
 def test_more_than_any_network_has(server, file, patience, monkeypatch, chunked):
-    monkeypatch.setattr(downloading, 'MAX_BYTES', 100_000)
+    monkeypatch.setattr(transfer, 'MAX_BYTES', 100_000)
     server.answer = lambda handler, count: reply(handler, 200, DATA, Content_Length=None if chunked else len(DATA))
     assert ('more bytes came than the 100,000' if chunked else 'is said to have 200,000 bytes') in \
         refused(server, file, patience)
@@ -507,7 +506,7 @@ def test_a_full_disk_keeps_what_came(server, file, patience, monkeypatch):
     def on_a_full_disk(name: Any, mode: str) -> Any:
         return Full(io.FileIO(name, mode)) if mode == 'wb' else open(name, mode)
 
-    monkeypatch.setattr(downloading, 'open', on_a_full_disk, raising=False)
+    monkeypatch.setattr(transfer, 'open', on_a_full_disk, raising=False)
     server.answer = serve(DATA, ETag='"v1"')
     with pytest.raises(DownloadError) as caught:
         fetch([server.url + '/net.pth'], file, SHA[:8], patience)
@@ -521,7 +520,7 @@ def test_a_full_disk_keeps_what_came(server, file, patience, monkeypatch):
 
 
 def test_no_permission(server, file, patience, monkeypatch):
-    monkeypatch.setattr(downloading, 'open', lambda *args, **kwargs: (_ for _ in ()).throw(
+    monkeypatch.setattr(transfer, 'open', lambda *args, **kwargs: (_ for _ in ()).throw(
         PermissionError(errno.EACCES, 'Permission denied')), raising=False)
     with pytest.raises(DownloadError, match=f'cannot write into {file.parent}: permission denied; choose another'):
         fetch([server.url + '/net.pth'], file, SHA[:8], patience)
@@ -560,7 +559,7 @@ def test_a_proxy_that_does_not_answer(server, file, patience, monkeypatch):
 FETCH = '''
 import sys
 from pathlib import Path
-from basicsr_ssl.checkpoints.download import fetch
+from basicsr_ssl.zoo.transfer import fetch
 print('ready', flush=True)
 sys.stdin.readline()
 fetch([sys.argv[1]], Path(sys.argv[2]), sys.argv[3])
@@ -618,11 +617,11 @@ def test_of_several_processes_one_downloads(server, file):
 def test_who_waited_in_vain_downloads_itself(server, file, patience, monkeypatch):
     """The part file that it waited for is gone, and there is no file: the other process has failed."""
     waits = threading.Event()
-    monkeypatch.setattr(downloading, '_say', lambda line: waits.set() if 'waiting for another' in line else None)
+    monkeypatch.setattr(transfer, '_say', lambda line: waits.set() if 'waiting for another' in line else None)
     file.parent.mkdir()
     part = Path(f'{file}.part')
     with open(part, 'ab') as other:
-        downloading._lock(other, 'net.pth')
+        transfer._lock(other, 'net.pth')
         worker = threading.Thread(target=fetch, args=([server.url + '/net.pth'], file, SHA[:8], patience))
         worker.start()
         assert waits.wait(60)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 
 TORCH_ZIP, TORCH_LEGACY, SAFETENSORS = 'torch zip', 'torch legacy', 'safetensors'
 # torch.save before 1.6 starts with this number as a pickle of its own; the pickle's own header stands before it
@@ -41,18 +40,6 @@ def file_format(path: str | os.PathLike) -> str:
     if head[8:9] == b'{':
         return SAFETENSORS
     raise ValueError(f'{path} is no network file: it is {_found(head)}')
-
-
-def listed(names: Iterable[str], most: int = 8) -> str:
-    """Names out of a file, for a message: the first ones, and nothing in them that a terminal would act on."""
-    names = list(names)
-    more = f' and {len(names) - most} more' if len(names) > most else ''
-    return ', '.join(ascii(name)[1:-1][:200] for name in names[:most]) + more
-
-
-def plain(text: object) -> str:
-    """Text for a terminal: what a file or a server says in it must not steer the terminal."""
-    return ''.join(char if char.isprintable() or char in '\n\t' else '?' for char in str(text))
 
 
 def _found(head: bytes) -> str:

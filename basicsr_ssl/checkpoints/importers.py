@@ -14,17 +14,12 @@ SpyNet: mmagic   a plain state dict                                        ``bas
 pytorch-spynet   a plain state dict                                        ``moduleBasic.0.`` or ``netBasic.0.``
 ================ ========================================================= =================================
 
-The three SpyNets are one network with one order of channels: pytorch-spynet takes BGR frames and turns them into RGB
-before it subtracts the mean, the others take RGB. Its own code warps with ``align_corners=False``, that of the others,
-and this one, with True.
-
-A state dict does not say which activation it was trained with: BasicSR and mmagic have LeakyReLU, the SSL authors ReLU.
+The layouts of the archs, and how to add one, are in ``layouts``.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -32,13 +27,11 @@ from typing import Any
 from torch import Tensor
 
 from basicsr_ssl.checkpoints import torch_files
-from basicsr_ssl.checkpoints.files import file_sha256
-from basicsr_ssl.checkpoints.formats import listed
-from basicsr_ssl.checkpoints.ssl_files import gate_name, read_ssl
+from basicsr_ssl.checkpoints.layouts import LAYOUTS
 from basicsr_ssl.checkpoints.torch_files import StoredTensor, as_dict, module_state, stored
+from basicsr_ssl.files import file_sha256
 from basicsr_ssl.pruning.spec import Spec
-
-VSR, FLOW = 'PrunableBasicVSR', 'StandaloneSpyNet'
+from basicsr_ssl.terminal import listed
 
 
 @dataclass(frozen=True)
@@ -54,14 +47,6 @@ class Imported:
     spec: Spec
     state: dict[str, Tensor]
     provenance: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class _Layout:
-    source: str
-    arch: str
-    marker: str
-    rename: Callable[[str], str]
 
 
 def read_torch(path: str | os.PathLike, kind: str, param_key: str | None = None) -> Imported:
@@ -95,7 +80,7 @@ def _network(path: str, named: Mapping[str, Any], key: str | None, param_key: st
     if prefix := _prefix(named, param_key):
         key, named = prefix, {name.removeprefix(f'{prefix}.'): tensor for name, tensor in named.items()
                               if name.startswith(f'{prefix}.')}
-    layout = next((layout for layout in _LAYOUTS if layout.marker in named), None)
+    layout = next((layout for layout in LAYOUTS if named.keys() >= set(layout.markers)), None)
     if layout is None:
         raise ValueError(f'{path} is a foreign file: it holds {listed(named, 3)}, not a BasicVSR or SpyNet as '
                          'BasicSR, mmagic, the SSL authors or pytorch-spynet name their layers')
@@ -103,53 +88,13 @@ def _network(path: str, named: Mapping[str, Any], key: str | None, param_key: st
     if len(renamed) < len(named):
         raise ValueError(f'{path} is corrupted: two of its tensors have one name')
     tensors = load(named)
-    state = {ours: tensors[theirs] for ours, theirs in renamed.items()}
-    source, extra = layout.source, {}
     try:
-        spec = Spec(FLOW) if layout.arch == FLOW else _infer_basicvsr(state)
-        if layout.arch == VSR and (lists is not None or _is_pruned(state, spec)):
-            spec, state, extra = read_ssl(state, spec, lists)
-            source = f'SSL authors, {"not pruned yet" if spec.gated else "pruned"}'
-            extra['method'] = 'SSL, by its authors'
+        found = layout.read({ours: tensors[theirs] for ours, theirs in renamed.items()}, lists)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
-    return Imported(spec, state, {'source_format': source, 'source_sha256': file_sha256(path), 'param_key': key,
-                                  **extra})
-
-
-def _is_pruned(state: Mapping[str, Tensor], spec: Spec) -> bool:
-    """Whether it is, or is about to be: it has gates, or blocks that do not read all channels."""
-    read = {tensor.shape[1] for name, tensor in state.items() if name.endswith('.conv1.weight') and tensor.dim() == 4}
-    return read != {spec.args['num_feat']} or any(name.endswith('.gate') for name in state)
-
-
-def _infer_basicvsr(state: Mapping[str, Tensor]) -> Spec:
-    """Spec of the dense BasicVSR that a state dict with BasicSR's names belongs to.
-
-    Raises:
-        ValueError: the names are not those of a BasicVSR.
-    """
-    pattern = re.compile(r'forward_trunk\.main\.2\.(\d{1,9})\.conv1\.weight')
-    blocks = sorted(int(match[1]) for name in state if (match := pattern.fullmatch(name)))
-    needed = ('forward_trunk.main.0.weight', 'upconv1.weight', 'conv_hr.weight', 'conv_last.weight')
-    missing = [name for name in needed if name not in state or state[name].dim() != 4]
-    if missing or not blocks:
-        raise ValueError(f'not a whole BasicVSR: missing or misshapen {listed(missing) or "the residual blocks"}')
-    if blocks != list(range(len(blocks))):
-        raise ValueError(f'not a whole BasicVSR: it has {len(blocks)} residual blocks, the last is number {blocks[-1]}')
-    feat, channels, *_ = state['forward_trunk.main.0.weight'].shape
-    if channels != feat + 3:  # a frame and the hidden state go in; the network is not built larger than its weights
-        raise ValueError(f'forward_trunk.main.0.weight has {feat} filters of {channels} channels, a BasicVSR '
-                         f'has {feat} of {feat + 3} there')
-    return Spec(VSR, {
-        'num_feat': feat,
-        'num_block': len(blocks),
-        'tail_feat': state['conv_hr.weight'].shape[0],
-        'scale': 4 if 'upconv2.weight' in state else 2,
-        'bidirectional': 'backward_trunk.main.0.weight' in state,
-        'act': 'lrelu',
-        'flow': 'spynet' if any(name.startswith('spynet.') for name in state) else 'none',
-    })
+    return Imported(found.spec, found.state, {'source_format': found.source or layout.source,
+                                              'source_sha256': file_sha256(path), 'param_key': key,
+                                              **found.provenance})
 
 
 # ---- how files are wrapped
@@ -199,33 +144,3 @@ def _prefix(state: Mapping[str, Any], param_key: str | None) -> str | None:
 
 def _kind(content: Any) -> str:
     return type(content).__name__ if isinstance(content, (list, tuple, dict)) else 'single object'
-
-
-# ---- how tensors are named
-
-def _same(name: str) -> str:
-    return name
-
-
-def _from_mmagic(name: str) -> str:
-    for theirs, ours in (('backward_resblocks.', 'backward_trunk.'), ('forward_resblocks.', 'forward_trunk.'),
-                         ('upsample1.upsample_conv.', 'upconv1.'), ('upsample2.upsample_conv.', 'upconv2.')):
-        if name.startswith(theirs):
-            return ours + name[len(theirs):]
-    # five convolutions in a row; BasicSR counts the activations between them too
-    return re.sub(r'^((?:spynet\.)?basic_module\.\d\.basic_module)\.(\d)\.conv\.',
-                  lambda match: f'{match[1]}.{2 * int(match[2])}.', name)
-
-
-def _from_pytorch_spynet(name: str) -> str:
-    return re.sub('^(?:module|net)Basic\\.(\\d)\\.(?:module|net)Basic\\.', r'basic_module.\1.basic_module.', name)
-
-
-_LAYOUTS = (
-    _Layout('mmagic', VSR, 'forward_resblocks.main.0.weight', _from_mmagic),
-    _Layout('BasicSR', VSR, 'forward_trunk.main.0.weight', gate_name),
-    _Layout('BasicSR SpyNet', FLOW, 'basic_module.0.basic_module.0.weight', _same),
-    _Layout('mmagic SpyNet', FLOW, 'basic_module.0.basic_module.0.conv.weight', _from_mmagic),
-    _Layout('pytorch-spynet', FLOW, 'moduleBasic.0.moduleBasic.0.weight', _from_pytorch_spynet),
-    _Layout('pytorch-spynet', FLOW, 'netBasic.0.netBasic.0.weight', _from_pytorch_spynet),
-)

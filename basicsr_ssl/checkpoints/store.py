@@ -16,10 +16,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from basicsr_ssl.checkpoints.files import write_atomically
-from basicsr_ssl.checkpoints.formats import SAFETENSORS, file_format, listed
+from basicsr_ssl import archs  # noqa: F401  (registers what a spec may name)
+from basicsr_ssl.checkpoints.formats import SAFETENSORS, file_format
 from basicsr_ssl.checkpoints.importers import Imported, read_tensors, read_torch
+from basicsr_ssl.files import write_atomically
 from basicsr_ssl.pruning.spec import Spec
+from basicsr_ssl.terminal import listed
 from basicsr_ssl.version import __version__
 
 METADATA_KEY = 'basicsr_ssl'
@@ -153,8 +155,9 @@ def load_strictly(net: nn.Module, state: Mapping[str, Tensor], source: str) -> N
 
 def _check_fit(net: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
     own = net.state_dict()
-    # SpyNet's mean and std are constants that some files leave out
-    missing = sorted(name for name in own.keys() - state.keys() if name.removeprefix('spynet.') not in ('mean', 'std'))
+    constant = {f'{prefix}.{name}'.removeprefix('.') for prefix, module in net.named_modules()
+                for name in getattr(module, 'constant_buffers', ())}
+    missing = sorted(own.keys() - state.keys() - constant)
     lines = [f'missing: {listed(missing)}'] if missing else []
     if unexpected := sorted(state.keys() - own.keys()):
         lines.append(f'unexpected: {listed(unexpected)}')

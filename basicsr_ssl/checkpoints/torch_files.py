@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from basicsr_ssl.checkpoints.formats import TORCH_ZIP, listed
+from basicsr_ssl.checkpoints.formats import TORCH_ZIP
 from basicsr_ssl.checkpoints.pickles import Inert, Name, Reference, read_pickle
+from basicsr_ssl.terminal import listed
 
 _DTYPES = {'DoubleStorage': torch.float64, 'FloatStorage': torch.float32, 'HalfStorage': torch.float16,
            'BFloat16Storage': torch.bfloat16, 'LongStorage': torch.int64, 'IntStorage': torch.int32,

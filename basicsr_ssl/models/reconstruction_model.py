@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from basicsr_ssl.api import count_macs, count_params
-from basicsr_ssl.checkpoints.files import write_atomically
 from basicsr_ssl.checkpoints.store import BICUBIC, load_network, load_strictly, save_network
+from basicsr_ssl.files import write_atomically
 from basicsr_ssl.models.validation import log_metrics, metric_means, validate_clips
 from basicsr_ssl.nn.spynet import AnySizeSpyNet
 

@@ -16,10 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from basicsr_ssl.api import network_cost
-from basicsr_ssl.checkpoints.files import file_sha256
 from basicsr_ssl.checkpoints.formats import SAFETENSORS, file_format
 from basicsr_ssl.checkpoints.importers import read_torch
 from basicsr_ssl.checkpoints.store import build_network, import_network, read_metadata
+from basicsr_ssl.files import file_sha256
 from basicsr_ssl.report.tables import human
 
 LR_SIZE = (180, 320)  # of the frames at which the literature counts MACs

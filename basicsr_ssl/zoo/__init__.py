@@ -12,8 +12,8 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from basicsr_ssl.checkpoints.download import DownloadError, Patience, UnavailableError, fetch
-from basicsr_ssl.checkpoints.files import file_sha256
+from basicsr_ssl.files import file_sha256
+from basicsr_ssl.zoo.transfer import DownloadError, Patience, UnavailableError, fetch
 
 PREFIX = 'zoo://'
 ALL = 'all'

@@ -28,8 +28,8 @@ import requests
 from tqdm import tqdm
 from urllib3.exceptions import NameResolutionError, NewConnectionError, ReadTimeoutError
 
-from basicsr_ssl.checkpoints.files import file_sha256, write_text
-from basicsr_ssl.checkpoints.formats import plain
+from basicsr_ssl.files import file_sha256, write_text
+from basicsr_ssl.terminal import plain
 
 CHUNK = 1 << 14  # a cut loses what came of one
 MAX_BYTES = 1 << 30  # far above any network of this field: what is larger is not what was asked for
