@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import math
 import os
 import resource
 import struct
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -458,19 +460,111 @@ def test_a_folder_that_is_a_file(saved: Path) -> None:
     assert saved.read_bytes() == before
 
 
-def test_saved_files_are_readable_by_others(tmp_path: Path) -> None:
-    before = os.umask(0o022)
-    try:
-        write_text(tmp_path / 'a.txt', 'ü')
-    finally:
-        os.umask(before)
-    assert (tmp_path / 'a.txt').stat().st_mode & 0o777 == 0o644
-    assert (tmp_path / 'a.txt').read_bytes() == 'ü'.encode()
-
-
 def test_sha256_of_known_bytes(tmp_path: Path) -> None:
     (tmp_path / 'abc').write_bytes(b'abc')
     assert file_sha256(tmp_path / 'abc') == 'ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad'
+
+
+# ---- modes, links, devices, and what killed processes leave
+
+@contextmanager
+def umask(value: int) -> Iterator[None]:
+    before = os.umask(value)
+    try:
+        yield
+    finally:
+        os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return path.stat().st_mode & 0o7777
+
+
+@pytest.mark.parametrize(('value', 'expected'), [(0o022, 0o644), (0o002, 0o664), (0o077, 0o600)])
+def test_networks_are_readable_by_whom_the_umask_lets(value: int, expected: int, tmp_path: Path) -> None:
+    with umask(value):
+        save_network(tiny_net(), tmp_path / 'net.safetensors')
+        write_text(tmp_path / 'a.txt', 'ü')
+    assert mode(tmp_path / 'net.safetensors') == mode(tmp_path / 'a.txt') == expected
+    assert (tmp_path / 'a.txt').read_bytes() == 'ü'.encode()
+
+
+def test_overwriting_takes_nobodys_access_away(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[tuple[int, int]] = []
+    monkeypatch.setattr(files.os, 'fchown', lambda fd, owner, group: given.append((owner, group)))
+    saved.chmod(0o664)
+    with umask(0o077):
+        save_network(tiny_net(), saved)
+    assert mode(saved) == 0o664
+    assert given == [(saved.stat().st_uid, -1), (-1, saved.stat().st_gid)]
+
+
+def test_an_owner_that_cannot_be_kept_is_no_failure(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: object) -> None:
+        raise PermissionError(errno.EPERM, 'Operation not permitted')
+
+    monkeypatch.setattr(files.os, 'fchown', refuse)
+    save_network(tiny_net(seed=1), saved)
+    assert torch.equal(load_network(saved).state_dict()['fusion.bias'], tiny_net(seed=1).state_dict()['fusion.bias'])
+
+
+def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
+    target, link = tmp_path / 'elsewhere' / 'net.safetensors', tmp_path / 'link.safetensors'
+    link.symlink_to(target)
+    for seed in (0, 1):  # it points nowhere at first
+        save_network(tiny_net(seed=seed), link)
+        assert link.is_symlink() and target.is_file()
+        assert torch.equal(load_network(target).state_dict()['fusion.bias'],
+                           tiny_net(seed=seed).state_dict()['fusion.bias'])
+    assert sorted(path.name for path in target.parent.iterdir()) == ['net.safetensors']
+
+
+def test_what_is_no_file_is_not_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / 'pipe')
+    (tmp_path / 'folder').mkdir()
+    (tmp_path / 'null').symlink_to('/dev/null')
+    for name, what in (('pipe', 'a pipe'), ('folder', 'a folder'), ('null', 'a device')):
+        with pytest.raises(OSError, match=rf'cannot save .*{name}: it is {what}, which a file must not replace'):
+            save_network(tiny_net(), tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['folder', 'null', 'pipe']
+    assert not Path('/dev/null').is_file()
+
+
+def test_what_killed_processes_left_is_removed_at_the_next_save(tmp_path: Path) -> None:
+    path = tmp_path / 'net.safetensors'
+    old = time.time() - 3600
+    names = {'dead': '.net.safetensors.0123456789abcdef.tmp', 'living': '.net.safetensors.1123456789abcdef.tmp',
+             'new': '.net.safetensors.2123456789abcdef.tmp', 'of another': '.net.pth.0123456789abcdef.tmp',
+             'not ours': '.net.safetensors.tmp', 'not ours either': '.net.safetensors.0123456789ABCDEF.tmp'}
+    for name in names.values():
+        (tmp_path / name).write_bytes(b'half')
+        if name != names['new']:
+            os.utime(tmp_path / name, (old, old))
+    with open(tmp_path / names['living'], 'rb') as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        write_text(path, 'whole')
+    assert {entry.name for entry in tmp_path.iterdir()} == {'net.safetensors', *names.values()} - {names['dead']}
+
+
+def test_a_writer_holds_the_lock_by_which_others_know_that_it_lives(tmp_path: Path) -> None:
+    def write(name: str) -> None:
+        Path(name).write_text('outer')
+        os.utime(name, (0, 0))
+        write_text(tmp_path / 'a.txt', 'inner')  # as another process would
+        assert Path(name).exists()
+
+    write_atomically(tmp_path / 'a.txt', write)
+    assert (tmp_path / 'a.txt').read_text() == 'outer' and len(list(tmp_path.iterdir())) == 1
+
+
+def test_long_names(tmp_path: Path) -> None:
+    write_text(tmp_path / ('ü' * 127), 'as long as they may be')
+    assert len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(OSError, match='File name too long.*choose a shorter name') as caught:
+        write_text(tmp_path / ('x' * 3_000_000), 'longer')
+    assert len(str(caught.value)) < 1500
+    assert len(list(tmp_path.iterdir())) == 1
+
 
 
 # ---- the spec
