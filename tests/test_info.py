@@ -66,7 +66,7 @@ def test_a_compact_network(tmp_path):
     shapes = {name: tensor.numel() for name, tensor in load_file(path).items()}
     assert described == {
         'file': str(path), 'size': path.stat().st_size, 'sha256': hashlib.sha256(path.read_bytes()).hexdigest(),
-        'format': 'basicsr_ssl', 'arch': 'PrunableBasicVSR', 'form': 'compact',
+        'checksum': True, 'param_keys': [], 'format': 'basicsr_ssl', 'arch': 'PrunableBasicVSR', 'form': 'compact',
         'args': {'num_feat': 8, 'num_block': 2, 'tail_feat': 6, 'scale': 4, 'bidirectional': False, 'act': 'lrelu',
                  'flow': 'none'},
         'kept': UNITS, 'selected': None,
@@ -86,6 +86,7 @@ small.safetensors: PrunableBasicVSR, compact
 
 file        some/where/small.safetensors, 12.3KB
 sha256      {sha256}
+checksum    verified
 format      basicsr_ssl
 arguments   num_feat 8, num_block 2, tail_feat 6, scale 4, bidirectional False,
             act lrelu, flow none
@@ -107,7 +108,8 @@ upconv1  4 of 8                      {upconv1}
 upconv2  6 of 6                      {upconv2}
 conv_hr  1 of 6                      {conv_hr}'''
 DESCRIBED: dict[str, Any] = {
-    'file': 'some/where/small.safetensors', 'size': 12_345, 'sha256': 'cd' * 32, 'format': 'basicsr_ssl',
+    'file': 'some/where/small.safetensors', 'size': 12_345, 'sha256': 'cd' * 32, 'checksum': True, 'param_keys': [],
+    'format': 'basicsr_ssl',
     'arch': 'PrunableBasicVSR', 'form': 'compact',
     'args': {'num_feat': 8, 'num_block': 2, 'tail_feat': 6, 'scale': 4, 'bidirectional': False, 'act': 'lrelu',
              'flow': 'none'},
@@ -199,7 +201,7 @@ def test_a_gated_network_and_what_will_be_kept(tmp_path):
 
 
 def test_type_and_damage_of_numbers(tmp_path):
-    net = tiny_net()
+    net = tiny_net(flow='spynet')
     save_network(net, tmp_path / 'net.safetensors')
     state = load_file(tmp_path / 'net.safetensors')
     state['conv_hr.weight'][0, 0, 0, 0] = math.inf
@@ -223,7 +225,7 @@ def test_files_of_basicsr(tmp_path):
     assert (described['format'], described['form'], described['versions']) == ('BasicSR', 'dense', None)
     assert described['provenance']['param_key'] == 'params_ema'
     text = format_info(described, 100, False)
-    assert text.count(described['sha256']) == 1 and 'param_key  params_ema' in text
+    assert text.count(described['sha256']) == 1 and 'weights    params_ema; there are params_ema, params' in text
 
 
 def test_a_flow_network(tmp_path):

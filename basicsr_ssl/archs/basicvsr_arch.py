@@ -355,7 +355,7 @@ def _load_spynet(path: str | None) -> AnySizeSpyNet:
     if not isinstance(spynet, AnySizeSpyNet):
         raise ValueError(f'spynet_path: {path} does not hold the weights of SpyNet but a {type(spynet).__name__}: name '
                          'that as path: pretrain_network_g, it brings its own flow network')
-    return spynet.train()
+    return spynet.float().train()
 
 
 def _one_of(name: str, value: object, choices: tuple) -> None:

@@ -16,13 +16,15 @@ from basicsr_ssl.terminal import plain
 SUFFIXES = {'safetensors': '.safetensors', 'basicsr': '.pth'}
 
 
-def convert(source: str, output: str, to: str = 'safetensors') -> str:
+def convert(source: str, output: str, to: str = 'safetensors', param_key: str | None = None) -> str:
     """Read a network of any known format and write it in another.
 
     Args:
         source: a file that ``import_network`` reads.
         output: the file to write. If it is there already it must hold the same network; it is then left alone.
         to: ``'safetensors'``, or ``'basicsr'`` for a ``.pth`` that BasicSR's own class loads strictly.
+
+        param_key: ``params`` or ``params_ema`` of a file that has both; None prefers the latter.
 
     Returns:
         What was found and what was written, for people.
@@ -38,7 +40,7 @@ def convert(source: str, output: str, to: str = 'safetensors') -> str:
         raise ValueError(f'{output}: with --to {to} the output is named *{SUFFIXES[to]}')
     if os.path.realpath(source) == os.path.realpath(output):
         raise ValueError(f'{output} is the source itself; choose another name')
-    net: Any = import_network(source)
+    net: Any = import_network(source, param_key)
     state = _to_basicsr(source, net) if to == 'basicsr' else {}
     found = _found(source, net)
     if os.path.exists(output):
@@ -80,4 +82,9 @@ def _same(net: Any, output: str) -> bool:
     except (OSError, ValueError):
         return False
     own, there = net.state_dict(), other.state_dict()
-    return other.spec == net.spec and own.keys() == there.keys() and all(own[name].equal(there[name]) for name in own)
+    return other.spec == net.spec and own.keys() == there.keys() and all(
+        own[name].dtype == there[name].dtype and _bits(own[name]).equal(_bits(there[name])) for name in own)
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().view(-1).view(torch.uint8)  # NaN is not equal to itself

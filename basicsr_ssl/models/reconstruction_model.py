@@ -320,7 +320,8 @@ def read_network(opt: dict[str, Any], key: str) -> Any:
     if path == BICUBIC:
         return ARCH_REGISTRY.get('BicubicUpsampler')(opt['scale'])
     try:
-        net: Any = load_network(path, opt['path'].get('param_key_g') if key == 'pretrain_network_g' else None)
+        net: Any = load_network(path, opt['path'].get('param_key_g') if key == 'pretrain_network_g' else None,
+                                dtype=torch.float32, assume=opt.get('network_g'))
     except ValueError as error:
         raise ValueError(f'path: {key}: {error}') from error
     if isinstance(net, AnySizeSpyNet):

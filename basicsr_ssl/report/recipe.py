@@ -50,7 +50,7 @@ def report_recipe(opt: dict[str, Any], files: dict[str, str]) -> list[str]:
     report, device = opt['report'], torch.device('cuda' if opt['num_gpu'] else 'cpu')
     logger, master = get_root_logger(), opt['rank'] == 0
     nets: dict[str, Any] = {BICUBIC: BicubicUpsampler(opt['scale'])} if report['bicubic'] else {}
-    nets.update({label: BicubicUpsampler(opt['scale']) if file == BICUBIC else load_network(file)
+    nets.update({label: BicubicUpsampler(opt['scale']) if file == BICUBIC else load_network(file, dtype=torch.float32)
                  for label, file in files.items()})
     for net in nets.values():
         net.to(device).eval()

@@ -25,11 +25,15 @@ def read(state: State, lists: Mapping[str, Any] | None) -> Found:
         ValueError: the tensors are no whole BasicVSR, or contradict the lists.
     """
     spec = _dense(state)
+    # every project's BasicVSR has all of it; lists of kept units name the layers that there should be
+    doubtful = {} if lists is not None else {argument: tensors for argument, (whole, tensors) in {
+        'flow': ('spynet', 'spynet.*'), 'scale': (4, 'upconv2.*'), 'bidirectional': (True, 'backward_trunk.*'),
+    }.items() if spec.args[argument] != whole}
     if lists is None and not _is_pruned(state, spec):
-        return Found(spec, state)
+        return Found(spec, state, doubtful=doubtful)
     spec, state, more = read_ssl(state, spec, lists)
     return Found(spec, state, f'SSL authors, {"not pruned yet" if spec.gated else "pruned"}',
-                 {**more, 'method': 'SSL, by its authors'})
+                 {**more, 'method': 'SSL, by its authors'}, doubtful)
 
 
 def to_basicsr(net: nn.Module) -> State:

@@ -21,12 +21,15 @@ class Found:
         spec, state: what to build, and its weights by our names.
         source: whose it is, if the tensors tell more than the layout; else None.
         provenance: what else the file says.
+        doubtful: arguments of the spec in which this network differs from its project's own, only because tensors are
+            missing; and which. It may as well be an incomplete file.
     """
 
     spec: Spec
     state: State
     source: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    doubtful: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
