@@ -17,7 +17,7 @@ ROOT = '(package)'  # `import basicsr_ssl` itself
 MAY_IMPORT: dict[str, set[str]] = {
     '_compat': set(),
     'version': set(),
-    'files': set(),
+    'files': {'terminal'},
     'terminal': set(),
     'zoo': {'files', 'terminal'},
     'nn': set(),
@@ -29,7 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     'api': {'checkpoints', 'pruning'},
     'models': {'api', 'archs', 'checkpoints', 'data', 'files', 'losses', 'nn', 'pruning'},
     'report': {'api', 'archs', 'checkpoints', 'data.catalog', 'data.degradations', 'data.frames', 'files', 'pruning',
-               'models.inference', 'models.validation', 'config.errors', 'zoo'},
+               'models.inference', 'models.validation', 'config.errors', 'terminal', 'zoo'},
     # the package, so that BasicSR's registries are filled when they are read
     'config': {'files', 'zoo', ROOT},
     'runtime': set(),

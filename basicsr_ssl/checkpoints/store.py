@@ -114,7 +114,7 @@ def _check_what_is_saved(net: nn.Module, spec: Spec, tensors: Mapping[str, Tenso
 def _layers(net: nn.Module) -> dict[str, str]:
     """Type and settings of every module without parts, by name."""
     return {_bare(f'{name}.').removesuffix('.'): f'{type(module).__name__}({module.extra_repr()})'
-            for name, module in net.named_modules() if not any(module.children())}
+            for name, module in net.named_modules(remove_duplicate=False) if not any(module.children())}
 
 
 def _as_json(provenance: Mapping[str, Any]) -> dict[str, Any]:
@@ -233,8 +233,8 @@ def _check_foreign(name: str, header: Mapping[str, str]) -> None:
     """ValueError for a file of ours with a damaged key: as somebody else's, its checksum would not be looked at."""
     if any(_almost(key, METADATA_KEY) or any(word in text for word in ('"spec": {"format"', '"checksum": "'))
            for key, text in header.items()):
-        raise ValueError(f'{name} is corrupted: damaged metadata, of basicsr_ssl by their content but not by their key. Copy '
-                         'or download it again')
+        raise ValueError(f'{name} is corrupted: its metadata are of basicsr_ssl, but not named so. Copy or download it '
+                         'again')
 
 
 def _almost(word: str, wanted: str) -> bool:
