@@ -156,7 +156,7 @@ def _facts(described: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     said = (described['format'], described['sha256'], -1)  # -1: the iteration at the end
     for key, value in described['provenance'].items():
         if isinstance(value, (str, int, float)) and value not in said and key not in ('fingerprint', 'param_key'):
-            yield shortened(key), shortened(value)
+            yield shortened(key, 30), shortened(value)
 
 
 def _wrapped(label: str, text: str, indent: int, width: int) -> list[str]:
