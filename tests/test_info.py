@@ -339,7 +339,7 @@ def test_which_weights_there_are_and_which_are_shown(tmp_path, capsys):
         said = ' '.join(said.split())
         assert f'weights {key or "params_ema"}; there are params_ema, params' in said and f'num_feat {feat}' in said
     torch.save(one.state_dict(), path)
-    assert describe(path)['param_keys'] == [] and 'weights' not in format_info(describe(path), 100)
+    assert describe(path)['param_keys'] == [] and '\nweights' not in format_info(describe(path), 100)
 
 
 def test_whether_a_checksum_was_verified(tmp_path):
@@ -351,7 +351,7 @@ def test_whether_a_checksum_was_verified(tmp_path):
     save_file(load_file(path), path, metadata={'basicsr_ssl': json.dumps(metadata)})
     assert describe(path)['checksum'] is False and 'checksum   absent: ' in format_info(describe(path), 100)
     torch.save(BasicVSR(num_feat=8, num_block=1).state_dict(), path)
-    assert describe(path)['checksum'] is None and 'checksum' not in format_info(describe(path), 100)
+    assert describe(path)['checksum'] is None and '\nchecksum' not in format_info(describe(path), 100)
 
 
 def test_several_files_at_once(tmp_path, capsys):
