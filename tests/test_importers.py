@@ -477,7 +477,7 @@ def test_a_stage_says_by_its_network_what_a_file_leaves_open(tmp_path: Path) -> 
 
 def test_a_stage_trains_in_full_precision_whatever_its_input(tmp_path: Path) -> None:
     torch.save({name: tensor.half() for name, tensor in PLAIN.items()}, tmp_path / 'net.pth')
-    assert import_network(tmp_path / 'net.pth').conv_last.weight.dtype == torch.float16
+    assert import_network(tmp_path / 'net.pth').state_dict()['fusion.bias'].dtype == torch.float16
     assert read_input_network(options(tmp_path / 'net.pth')).conv_last.weight.dtype == torch.float32
     torch.save({name: tensor.half() for name, tensor in FLOW.items()}, tmp_path / 'flow.pth')
     inside: Any = PrunableBasicVSR(num_feat=8, num_block=1, spynet_path=str(tmp_path / 'flow.pth'))

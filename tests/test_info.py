@@ -21,6 +21,7 @@ import basicsr_ssl
 from basicsr_ssl import cli, save_network, zoo
 from basicsr_ssl.api import cut_network, with_gates
 from basicsr_ssl.archs import PrunableBasicVSR
+from basicsr_ssl.checkpoints.store import read_metadata
 from basicsr_ssl.report.info import _columns, describe, format_info
 from tests.nets import tiny_net
 
@@ -346,7 +347,7 @@ def test_whether_a_checksum_was_verified(tmp_path):
     path = tmp_path / 'net.safetensors'
     save_network(tiny_net(), path)
     assert describe(path)['checksum'] is True and 'checksum   verified\n' in format_info(describe(path), 100)
-    metadata = basicsr_ssl.checkpoints.store.read_metadata(path)
+    metadata = read_metadata(path)
     del metadata['checksum']
     save_file(load_file(path), path, metadata={'basicsr_ssl': json.dumps(metadata)})
     assert describe(path)['checksum'] is False and 'checksum   absent: ' in format_info(describe(path), 100)

@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from http.client import HTTPException, IncompleteRead
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
@@ -173,7 +173,7 @@ def _only_one(part: Path, path: Path) -> Iterator[bool]:
             return
 
 
-def _lock(stream: BinaryIO, name: str) -> None:
+def _lock(stream: IO[bytes], name: str) -> None:
     try:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -365,7 +365,7 @@ def _drop_content(part: Path, budget: _Budget) -> None:
     budget.dropped = True
 
 
-def _opened(part: Path, mode: str) -> BinaryIO:
+def _opened(part: Path, mode: str) -> IO[bytes]:
     """The part file, if it is a file: a link or a pipe may have been put there by somebody else."""
     def opener(name: str, flags: int) -> int:
         fd = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
