@@ -12,6 +12,7 @@ from basicsr_ssl import _compat
 _compat.apply()  # before anything imports basicsr
 
 from basicsr_ssl.api import count_macs, count_params, prune_network  # noqa: E402
+from basicsr_ssl.archs import basicvsr_arch  # noqa: E402
 from basicsr_ssl.checkpoints.store import import_network, load_network, save_network  # noqa: E402
 from basicsr_ssl.version import __version__  # noqa: E402
 
@@ -24,4 +25,5 @@ def register() -> None:
     from basicsr_ssl import archs, data, losses, models  # noqa: F401
 
 
+basicvsr_arch.read_network = load_network
 register()

@@ -23,9 +23,13 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     except (OSError, ValueError, FloatingPointError) as error:
         # an error of these kinds says what is wrong and how to mend it: no traceback in its way
-        from basicsr_ssl.checkpoints.formats import plain
-        print(f'basicsr-ssl: {plain(error)}', file=sys.stderr)
-        return 1
+        return _complain(error)
+
+
+def _complain(error: Exception) -> int:
+    from basicsr_ssl.terminal import plain
+    print(f'basicsr-ssl: {plain(error)}', file=sys.stderr)
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -70,14 +74,18 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument('--published', action='store_true', help='with the published rows')
 
     info = add('info', _info, 'what a network file is, also one of another project')
-    info.add_argument('file')
-    info.add_argument('--json', action='store_true', help='for programs')
+    info.add_argument('files', nargs='+', metavar='FILE', help='network files, or zoo://NAME')
+    info.add_argument('--json', action='store_true', help='for programs; of several files, a list')
 
     convert = add('convert', _convert, 'import a network file of another project, or export a dense one to BasicSR')
-    convert.add_argument('source')
+    convert.add_argument('source', help='a network file, or zoo://NAME')
     convert.add_argument('output')
     convert.add_argument('--to', choices=('safetensors', 'basicsr'), default='safetensors',
                          help="format of the output: this project's safetensors, or BasicSR's .pth")
+
+    for command in (info, convert):
+        command.add_argument('--param-key', choices=('params', 'params_ema'),
+                             help='which weights of a file that has both (default: params_ema, the moving average)')
 
     download = add('download', _download, 'download pretrained networks')
     download.add_argument('names', nargs='*', metavar='NAME',
@@ -117,25 +125,35 @@ def _table(args: argparse.Namespace) -> int:
 
 
 def _info(args: argparse.Namespace) -> int:
+    from basicsr_ssl import zoo
     from basicsr_ssl.report import info
-    described = info.describe(args.file)
+    described, failed = [], 0
+    for file in args.files:
+        try:
+            described.append(info.describe(zoo.resolve(file), args.param_key))
+        except (OSError, ValueError) as error:
+            if len(args.files) == 1:
+                raise
+            failed = _complain(error)  # one that fails does not keep the others from being shown
     if args.json:  # infinity, as the PSNR of equal frames, and NaN are no JSON: null
-        print(json.dumps(json.loads(json.dumps(described), parse_constant=lambda _: None), indent=2))
+        shown = described if len(args.files) > 1 else described[0]
+        print(json.dumps(json.loads(json.dumps(shown), parse_constant=lambda _: None), indent=2))
     else:
-        print(info.format_info(described))
-    return 0
+        print('\n\n'.join(map(info.format_info, described)))
+    return failed
 
 
 def _convert(args: argparse.Namespace) -> int:
+    from basicsr_ssl import zoo
     from basicsr_ssl.checkpoints import convert
-    print(convert.convert(args.source, args.output, args.to))
+    print(convert.convert(zoo.resolve(args.source), args.output, args.to, args.param_key))
     return 0
 
 
 def _download(args: argparse.Namespace) -> int:
-    from basicsr_ssl.checkpoints import zoo
+    from basicsr_ssl import zoo
     if not args.names:
-        print(zoo.listing())
+        print(zoo.listing(args.to))
     for path in zoo.download(args.names, args.to):
         print(path)
     return 0

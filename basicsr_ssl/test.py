@@ -15,9 +15,9 @@ from basicsr.data import build_dataset
 
 from basicsr_ssl import config
 from basicsr_ssl.api import network_cost
-from basicsr_ssl.checkpoints.files import file_sha256, write_text
 from basicsr_ssl.checkpoints.store import BICUBIC, software_versions
 from basicsr_ssl.data.degradations import DESCRIPTIONS
+from basicsr_ssl.files import file_sha256, write_text
 from basicsr_ssl.models import validation
 from basicsr_ssl.models.networks import read_input_network
 from basicsr_ssl.models.validation import log_metrics, metric_means, validate_clips

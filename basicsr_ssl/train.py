@@ -20,9 +20,9 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from basicsr_ssl import config
-from basicsr_ssl.checkpoints.files import file_sha256
 from basicsr_ssl.checkpoints.store import BICUBIC, read_metadata
 from basicsr_ssl.data.loader import train_loader
+from basicsr_ssl.files import file_sha256
 from basicsr_ssl.models.training_state import read_state, state_file, state_iterations
 from basicsr_ssl.runtime import (
     Interrupted,

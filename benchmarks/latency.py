@@ -34,7 +34,7 @@ def main() -> None:
     args = parser.parse_args()
 
     if args.files:
-        nets: dict[str, nn.Module] = {file: load_network(file) for file in args.files}
+        nets: dict[str, nn.Module] = {file: load_network(file, dtype=torch.float32) for file in args.files}
     else:
         torch.manual_seed(0)
         dense = PrunableBasicVSR(flow='spynet' if args.flow else 'none')

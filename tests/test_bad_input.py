@@ -23,7 +23,6 @@ import torch
 import yaml
 from basicsr.archs.basicvsr_arch import BasicVSR
 from basicsr.utils import get_root_logger
-from safetensors import SafetensorError
 from tiny_runs import NETWORK, options, write_clips, write_options
 
 from basicsr_ssl import load_network, save_network
@@ -489,12 +488,11 @@ def full_for(monkeypatch: pytest.MonkeyPatch, part: str) -> None:
             return write(*arguments, **more)
         return wrapped
 
-    monkeypatch.setattr(store, 'save_file', failing(store.save_file, 1, SafetensorError(
-        'Error while serializing: I/O error: No space left on device (os error 28)')))
     monkeypatch.setattr(torch, 'save', failing(torch.save, 1, RuntimeError(
         '[enforce fail at inline_container.cc:672] . unexpected pos 64 vs 0')))
-    monkeypatch.setattr(Path, 'write_text', failing(Path.write_text, 0, OSError(errno.ENOSPC, os.strerror(
-        errno.ENOSPC))))
+    for method in ('write_text', 'write_bytes'):
+        monkeypatch.setattr(Path, method, failing(getattr(Path, method), 0, OSError(errno.ENOSPC, os.strerror(
+            errno.ENOSPC))))
     from matplotlib.figure import Figure
     monkeypatch.setattr(Figure, 'savefig', failing(Figure.savefig, 1, OSError(errno.ENOSPC, os.strerror(
         errno.ENOSPC))))

@@ -41,14 +41,14 @@ from safetensors.torch import save_file
 from torch import nn
 from torch._utils import _rebuild_tensor_v2
 
-from basicsr_ssl import count_params, import_network, load_network, save_network
+from basicsr_ssl import cli, count_params, import_network, load_network, save_network
 from basicsr_ssl.api import with_gates
 from basicsr_ssl.archs import PrunableBasicVSR
 from basicsr_ssl.checkpoints import pickles, torch_files
 from basicsr_ssl.checkpoints.convert import convert
-from basicsr_ssl.checkpoints.files import file_sha256
 from basicsr_ssl.checkpoints.formats import file_format
 from basicsr_ssl.checkpoints.store import read_metadata
+from basicsr_ssl.files import file_sha256
 from basicsr_ssl.models.networks import read_input_network
 
 pytestmark = pytest.mark.filterwarnings("ignore:Couldn't retrieve source code")
@@ -267,8 +267,9 @@ def test_frozen_gates_that_stand_for_removed_filters(tmp_path: Path) -> None:
 def test_gated_networks_of_the_ssl_authors(where: str, tmp_path: Path) -> None:
     """Before pruning all layers are full, whatever the lists say will go."""
     path = tmp_path / 'model_prune_init.pt'
-    lists = pruned(flow=where == 'state_dict')[1]
-    state = gated(weights(basicvsr_convs(flow=where == 'state_dict')))
+    flow = where in ('state_dict', 'params', 'plain')  # without lists, nothing says that there is none
+    lists = pruned(flow=flow)[1]
+    state = gated(weights(basicvsr_convs(flow=flow)))
     save_authors({'params': {'params': state}, 'plain': state}.get(where) or ssl_content(state, lists, where), path)
     net: Any = import_network(path)
     assert net.spec.form == 'gated' and net.spec.args['act'] == 'relu'
@@ -429,6 +430,60 @@ def test_a_stage_starts_from_any_of_them(tmp_path: Path) -> None:
 def test_a_real_network_of_another_kind_is_refused(test_data: Path) -> None:
     with pytest.raises(ValueError, match=r'_f64b8\.pth is a foreign file: it holds conv_first\.weight, .* and 37 '):
         import_network(test_data / 'weights' / 'EDSR_x2_f64b8.pth')
+
+
+# ---- wrappers of other trainings
+
+WRAPPED: dict[str, Callable[[State], Any]] = {
+    'net': lambda state: {'net': state, 'epoch': 3},
+    'model_state_dict': lambda state: {'model_state_dict': state, 'optimizer_state_dict': {}},
+    'net_g': lambda state: {'state_dict': {**{f'net_g.{name}': tensor for name, tensor in state.items()},
+                                           'net_d.conv.weight': torch.ones(1)}},
+    'compiled': lambda state: {'params': {f'_orig_mod.{name}': tensor for name, tensor in state.items()}},
+    'twice-distributed': lambda state: {'params': distributed(distributed(state))},
+    'distributed-compiled': lambda state: {'net': distributed({f'_orig_mod.{n}': t for n, t in state.items()})},
+    'compiled-distributed': lambda state: {f'_orig_mod.{name}': tensor for name, tensor in distributed(state).items()},
+    'net_g-compiled-distributed': lambda state: distributed({f'net_g.module._orig_mod.{n}': t
+                                                             for n, t in state.items()}),
+    'compiled-part': lambda state: {name.replace('spynet.', 'spynet._orig_mod.'): tensor
+                                    for name, tensor in state.items()},
+}
+
+
+@pytest.mark.parametrize('wrap', WRAPPED.values(), ids=WRAPPED)
+@pytest.mark.parametrize('kind', ['file', 'memory'])
+def test_wrappers_and_prefixes(wrap: Callable, kind: str, tmp_path: Path) -> None:
+    content = wrap(PLAIN)
+    torch.save(content, tmp_path / 'net.pth')
+    net = import_network(tmp_path / 'net.pth' if kind == 'file' else content)
+    assert all(torch.equal(net.state_dict()[name], tensor) for name, tensor in PLAIN.items())
+
+
+def test_a_moving_average_under_a_prefix_is_preferred_and_param_key_chooses(tmp_path: Path) -> None:
+    content = {f'{prefix}.{name}': tensor for prefix, state in (('net_g', others(PLAIN)), ('net_g_ema', PLAIN))
+               for name, tensor in state.items()}
+    for key, state in ((None, PLAIN), ('params_ema', PLAIN), ('params', others(PLAIN))):
+        assert torch.equal(import_network(content, key).state_dict()['fusion.bias'], state['fusion.bias'])
+    torch.save(VSR_FILES['mmagic'][0], tmp_path / 'net.pth')
+    with pytest.raises(ValueError, match=r"net\.pth has no 'params_ema', only params: correct param_key_g"):
+        import_network(tmp_path / 'net.pth', 'params_ema')
+
+
+def test_a_stage_says_by_its_network_what_a_file_leaves_open(tmp_path: Path) -> None:
+    torch.save(weights(basicvsr_convs(flow=False)), tmp_path / 'net.pth')
+    with pytest.raises(ValueError, match=r'path: pretrain_network_g: .*it has no spynet\.\*'):
+        read_input_network(options(tmp_path / 'net.pth'))
+    net = read_input_network(options(tmp_path / 'net.pth', num_feat=8, num_block=2, flow='none'))
+    assert net.spec.args['flow'] == 'none'
+
+
+def test_a_stage_trains_in_full_precision_whatever_its_input(tmp_path: Path) -> None:
+    torch.save({name: tensor.half() for name, tensor in PLAIN.items()}, tmp_path / 'net.pth')
+    assert import_network(tmp_path / 'net.pth').state_dict()['fusion.bias'].dtype == torch.float16
+    assert read_input_network(options(tmp_path / 'net.pth')).conv_last.weight.dtype == torch.float32
+    torch.save({name: tensor.half() for name, tensor in FLOW.items()}, tmp_path / 'flow.pth')
+    inside: Any = PrunableBasicVSR(num_feat=8, num_block=1, spynet_path=str(tmp_path / 'flow.pth'))
+    assert {parameter.dtype for parameter in inside.parameters()} == {torch.float32}
 
 
 # ---- files that want to do harm
@@ -666,7 +721,8 @@ def test_types_and_views_of_tensors_are_kept(tmp_path: Path) -> None:
                'parameter': nn.Parameter(torch.ones(2))}
     for zipped in (True, False):
         torch.save(tensors, tmp_path / 'a.pth', _use_new_zipfile_serialization=zipped)
-        with torch_files.opened(tmp_path / 'a.pth', file_format(tmp_path / 'a.pth')) as file:
+        with open(tmp_path / 'a.pth', 'rb') as stream, torch_files.opened(
+                'a.pth', stream, file_format('a.pth', stream)) as file:
             views = {name: torch_files.stored(value) for name, value in file.content.items()}
             again = file.tensors({name: view for name, view in views.items() if view is not None})
         assert again.keys() == tensors.keys()
@@ -677,7 +733,124 @@ def test_types_and_views_of_tensors_are_kept(tmp_path: Path) -> None:
 def test_pickles_of_python_2_are_read(tmp_path: Path) -> None:
     """Their OrderedDict is a call with a list of pairs, and their text has no encoding."""
     program = b"ccollections\nOrderedDict\n((l(S'a'\nI1\nla(S'b'\nI01\nlatR."
-    assert torch_files.as_dict(pickles.read_pickle(io.BytesIO(program))) == {'a': 1, 'b': True}
+    assert pickles.read_pickle(io.BytesIO(program)) == {'a': 1, 'b': True}
+
+
+def tensor_call(reference: bytes, more: bytes = b'') -> bytes:
+    """A tensor of one element, given the operations that push its storage."""
+    return b'ctorch._utils\n_rebuild_tensor_v2\n(' + reference + b'K\x00K\x01\x85K\x01\x85\x89}' + more + b'tR'
+
+
+def test_what_describes_a_tensor_is_short(tmp_path: Path) -> None:
+    """It is unpacked for each tensor: a long one, memoised and used again, would take quadratic time."""
+    storage = text('storage') + b'ctorch\nFloatStorage\n' + text('0') + text('cpu') + b'K\x01'
+    name = text('forward_trunk.main.0.weight')
+    for program in (tensor_call(b'(' + storage + b'N' * 100_000 + b'tQ'),
+                    tensor_call(b'(' + storage + b'tQ', b'N' * 100_000)):
+        raw_torch(tmp_path / 'net.pth', b'\x80\x02}' + name + program + b's.', {'0': bytes(4)})
+        with pytest.raises(ValueError, match='a tensor is described at a length that makes no sense'):
+            import_network(tmp_path / 'net.pth')
+
+
+COPIES: dict[str, Callable[[], bytes]] = {
+    # an OrderedDict of Python 2 is a call with a list of pairs: one list, many calls
+    'shared-pairs': lambda: b'\x80\x02](' + b'K\x01K\x02\x86' * 4000 + b'eq\x000' + (
+        b'ccollections\nOrderedDict\nh\x00\x85R0') * 1000 + b'}.',
+    'useless-pairs': lambda: b'\x80\x02](' + b'N' * 40_000 + b'eq\x000' + (
+        b'ccollections\nOrderedDict\nh\x00\x85R0') * 1000 + b'}.',
+    'calls': lambda: b'\x80\x02ca\nb\n)' + b'2R' * 1_500_000 + b'.',
+    'containers': lambda: b'\x80\x02' + b'}' * 1_000_000 + b'.',
+    'tuples': lambda: b'\x80\x02N' + b'\x85' * 1_000_000 + b'.',
+    'marks': lambda: b'\x80\x02' + b'(' * 1_000_000 + b'}.',
+    'references': lambda: b'\x80\x02' + b'NQ' * 1_000_000 + b'.',
+}
+
+
+@pytest.mark.parametrize('name', COPIES)
+def test_work_and_memory_follow_the_operations(name: str) -> None:
+    program = COPIES[name]()
+    tracemalloc.start()
+    try:
+        with pytest.raises(ValueError, match='takes more than 3,000,000 operations'):
+            pickles.read_pickle(io.BytesIO(program))
+        assert tracemalloc.get_traced_memory()[1] < 60e6 + 10 * len(program)
+    finally:
+        tracemalloc.stop()
+
+
+def test_names_are_not_joined_to_be_compared() -> None:
+    class Long(str):
+        def __str__(self) -> str:
+            raise AssertionError('a name of many megabytes would be copied for every call')
+
+        def __format__(self, spec: str) -> str:
+            return str(self)
+
+        __add__ = __str__  # type: ignore[assignment]
+
+    name = pickles.Name(Long('collections'), Long('OrderedDict'))
+    machine = pickles._Machine([])
+    assert machine.made(name, ()) == {}
+    called = machine.made(pickles.Name(Long('x'), Long('y')), ())
+    assert not called.made_by(name, *torch_files._REBUILD) and called.made_by(pickles.Name('x', 'y'))
+
+
+def test_modules_that_share_one_table(tmp_path: Path) -> None:
+    """Each has its own copy of the table's tensors as far as a state dict goes: their number is bounded."""
+    pairs = b''.join(text(f'p{i}') + b'Ns' for i in range(4000))
+    module = b'ctorch.nn\nModule\n)R}'
+    program = (b'\x80\x02ccollections\nOrderedDict\n)R' + pairs + b'q\x000' + module + text('_modules') + b'}'
+               + b''.join(text(f'm{i}') + module + text('_buffers') + b'h\x00sbs' for i in range(4000)) + b'sb.')
+    raw_torch(tmp_path / 'net.pth', program)
+    with pytest.raises(ValueError, match='more than 50,000 modules and tensors'):
+        import_network(tmp_path / 'net.pth')
+
+
+def test_no_attribute_of_torch_is_looked_up_by_a_name_from_the_file(tmp_path: Path,
+                                                                    monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(torch, '__getattr__', asked.append)
+    storage = text('storage') + b'ctorch.storage\nUntypedStorage\n' + text('0') + text('cpu') + b'K\x04'
+    program = (b'\x80\x02}' + text('forward_trunk.main.0.weight') + b'ctorch._utils\n_rebuild_tensor_v3\n((' + storage
+               + b'tQK\x00K\x01\x85K\x01\x85\x89}ctorch\nruns_code_of_torch\ntRs.')
+    raw_torch(tmp_path / 'net.pth', program, {'0': bytes(4)})
+    with pytest.raises(ValueError, match='is a foreign file'):
+        import_network(tmp_path / 'net.pth')
+    assert 'runs_code_of_torch' not in asked
+    raw_torch(tmp_path / 'net.pth', program.replace(b'runs_code_of_torch', b'float32'), {'0': bytes(4)})
+    with pytest.raises(ValueError, match='not a whole BasicVSR'):  # so it was read
+        import_network(tmp_path / 'net.pth')
+
+
+@pytest.mark.filterwarnings('ignore:Duplicate name')
+def test_two_entries_of_one_name(tmp_path: Path) -> None:
+    """One reader takes the first of them and another the last."""
+    torch.save(PLAIN, tmp_path / 'net.pth')
+    with zipfile.ZipFile(tmp_path / 'net.pth', 'a') as archive:
+        archive.writestr('net/data/0', archive.read('net/data/0')[::-1])
+    with pytest.raises(ValueError, match=r'net\.pth is corrupted, or made to deceive: it holds two entries'):
+        import_network(tmp_path / 'net.pth')
+
+
+def test_convert_twice_with_weights_that_are_not_finite(tmp_path: Path) -> None:
+    state = {**PLAIN, 'fusion.bias': torch.full((8,), float('nan'))}
+    torch.save(state, tmp_path / 'a.pth')
+    source, output = str(tmp_path / 'a.pth'), str(tmp_path / 'b.safetensors')
+    convert(source, output)
+    assert 'holds it already; nothing was written' in convert(source, output)
+    state['fusion.bias'] = -state['fusion.bias']  # other bits, other file
+    torch.save(state, tmp_path / 'a.pth')
+    with pytest.raises(ValueError, match='is not this network'):
+        convert(source, output)
+
+
+def test_convert_takes_the_weights_that_are_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    torch.save({'params': others(PLAIN), 'params_ema': PLAIN}, tmp_path / 'a.pth')
+    for key, state in (('params', others(PLAIN)), ('params_ema', PLAIN)):
+        output = tmp_path / f'{key}.safetensors'
+        assert cli.main(['convert', str(tmp_path / 'a.pth'), str(output), '--param-key', key]) == 0
+        assert f'weights {key}' in capsys.readouterr().out
+        assert torch.equal(load_network(output).state_dict()['fusion.bias'], state['fusion.bias'])
 
 
 # ---- damage of every kind
@@ -703,9 +876,11 @@ def _saved(folder: Path) -> dict[str, Path]:
 def saved(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[bytes, Any, Path]]:
     files = _saved(tmp_path_factory.mktemp('saved'))
     damaged = tmp_path_factory.mktemp('damaged')
-    return {name: (path.read_bytes(), import_network(path), damaged / name) for name, path in files.items()}
+    return {name: (path.read_bytes(), import_network(path, assume=NO_FLOW), damaged / name)
+            for name, path in files.items()}
 
 
+NO_FLOW = {'flow': 'none'}  # the flow network is larger than all the rest
 KINDS = ['basicsr', 'basicsr-legacy', 'mmagic', 'gated', 'pruned', 'pruned-model', 'pruned-model-legacy', 'own',
          'plain-safetensors']
 CHECKED = {kind for kind in KINDS if 'legacy' not in kind and kind != 'plain-safetensors'}  # by checksums
@@ -718,7 +893,7 @@ def test_truncated_files_are_refused(saved: dict, kind: str, share: float) -> No
     content, _, path = saved[kind]
     path.write_bytes(content[:int(share * len(content))])
     with pytest.raises(ValueError, match=r'is truncated|is no network file') as caught:
-        import_network(path)
+        import_network(path, assume=NO_FLOW)
     assert str(path) in str(caught.value)
 
 
@@ -736,7 +911,7 @@ def test_flipped_bits_are_found_or_change_nothing(saved: dict, kind: str, bits: 
     path.write_bytes(damaged)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
-        net: Any = import_network(path)
+        net: Any = import_network(path, assume=NO_FLOW)
     except ValueError as error:
         assert str(path) in str(error) and len(str(error)) < 5000
     else:
@@ -761,7 +936,7 @@ def test_damaged_descriptions_behind_a_good_checksum(saved: dict, kind: str, cha
     raw_torch(path, bytes(program), {name[5:]: data for name, data in entries.items() if name.startswith('data/')})
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     try:
-        import_network(path)
+        import_network(path, assume=NO_FLOW)
     except ValueError as error:
         assert str(path) in str(error) and len(str(error)) < 5000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < most + 100_000  # KiB

@@ -18,9 +18,10 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import basicsr_ssl
-from basicsr_ssl import cli, save_network
+from basicsr_ssl import cli, save_network, zoo
 from basicsr_ssl.api import cut_network, with_gates
 from basicsr_ssl.archs import PrunableBasicVSR
+from basicsr_ssl.checkpoints.store import read_metadata
 from basicsr_ssl.report.info import _columns, describe, format_info
 from tests.nets import tiny_net
 
@@ -66,7 +67,7 @@ def test_a_compact_network(tmp_path):
     shapes = {name: tensor.numel() for name, tensor in load_file(path).items()}
     assert described == {
         'file': str(path), 'size': path.stat().st_size, 'sha256': hashlib.sha256(path.read_bytes()).hexdigest(),
-        'format': 'basicsr_ssl', 'arch': 'PrunableBasicVSR', 'form': 'compact',
+        'checksum': True, 'param_keys': [], 'format': 'basicsr_ssl', 'arch': 'PrunableBasicVSR', 'form': 'compact',
         'args': {'num_feat': 8, 'num_block': 2, 'tail_feat': 6, 'scale': 4, 'bidirectional': False, 'act': 'lrelu',
                  'flow': 'none'},
         'kept': UNITS, 'selected': None,
@@ -86,6 +87,7 @@ small.safetensors: PrunableBasicVSR, compact
 
 file        some/where/small.safetensors, 12.3KB
 sha256      {sha256}
+checksum    verified
 format      basicsr_ssl
 arguments   num_feat 8, num_block 2, tail_feat 6, scale 4, bidirectional False,
             act lrelu, flow none
@@ -107,7 +109,8 @@ upconv1  4 of 8                      {upconv1}
 upconv2  6 of 6                      {upconv2}
 conv_hr  1 of 6                      {conv_hr}'''
 DESCRIBED: dict[str, Any] = {
-    'file': 'some/where/small.safetensors', 'size': 12_345, 'sha256': 'cd' * 32, 'format': 'basicsr_ssl',
+    'file': 'some/where/small.safetensors', 'size': 12_345, 'sha256': 'cd' * 32, 'checksum': True, 'param_keys': [],
+    'format': 'basicsr_ssl',
     'arch': 'PrunableBasicVSR', 'form': 'compact',
     'args': {'num_feat': 8, 'num_block': 2, 'tail_feat': 6, 'scale': 4, 'bidirectional': False, 'act': 'lrelu',
              'flow': 'none'},
@@ -199,7 +202,7 @@ def test_a_gated_network_and_what_will_be_kept(tmp_path):
 
 
 def test_type_and_damage_of_numbers(tmp_path):
-    net = tiny_net()
+    net = tiny_net(flow='spynet')
     save_network(net, tmp_path / 'net.safetensors')
     state = load_file(tmp_path / 'net.safetensors')
     state['conv_hr.weight'][0, 0, 0, 0] = math.inf
@@ -223,7 +226,7 @@ def test_files_of_basicsr(tmp_path):
     assert (described['format'], described['form'], described['versions']) == ('BasicSR', 'dense', None)
     assert described['provenance']['param_key'] == 'params_ema'
     text = format_info(described, 100, False)
-    assert text.count(described['sha256']) == 1 and 'param_key  params_ema' in text
+    assert text.count(described['sha256']) == 1 and 'weights    params_ema; there are params_ema, params' in text
 
 
 def test_a_flow_network(tmp_path):
@@ -323,3 +326,57 @@ def test_a_published_size(tmp_path):
     assert (described['params'], described['params_with_flow']) == (4_851_011, 6_291_311)
     assert described['macs'] == pytest.approx(337.8e9, rel=1e-3)
     assert replace(basicsr_ssl.load_network(path).spec).form == described['form'] == 'dense'  # type: ignore[attr-defined]
+
+
+def test_which_weights_there_are_and_which_are_shown(tmp_path, capsys):
+    one, two = BasicVSR(num_feat=8, num_block=1), BasicVSR(num_feat=12, num_block=1)
+    path = tmp_path / 'net.pth'
+    torch.save({'params': one.state_dict(), 'params_ema': two.state_dict()}, path)
+    for key, feat in ((None, 12), ('params_ema', 12), ('params', 8)):
+        described = describe(path, key)
+        assert described['param_keys'] == ['params_ema', 'params'] and described['args']['num_feat'] == feat
+        assert cli.main(['info', str(path), *(['--param-key', key] if key else [])]) == 0
+        said = capsys.readouterr().out
+        said = ' '.join(said.split())
+        assert f'weights {key or "params_ema"}; there are params_ema, params' in said and f'num_feat {feat}' in said
+    torch.save(one.state_dict(), path)
+    assert describe(path)['param_keys'] == [] and '\nweights' not in format_info(describe(path), 100)
+
+
+def test_whether_a_checksum_was_verified(tmp_path):
+    path = tmp_path / 'net.safetensors'
+    save_network(tiny_net(), path)
+    assert describe(path)['checksum'] is True and 'checksum   verified\n' in format_info(describe(path), 100)
+    metadata = read_metadata(path)
+    del metadata['checksum']
+    save_file(load_file(path), path, metadata={'basicsr_ssl': json.dumps(metadata)})
+    assert describe(path)['checksum'] is False and 'checksum   absent: ' in format_info(describe(path), 100)
+    torch.save(BasicVSR(num_feat=8, num_block=1).state_dict(), path)
+    assert describe(path)['checksum'] is None and '\nchecksum' not in format_info(describe(path), 100)
+
+
+def test_several_files_at_once(tmp_path, capsys):
+    good = [str(tmp_path / 'a.safetensors'), str(tmp_path / 'b.safetensors')]
+    for seed, path in enumerate(good):
+        save_network(tiny_net(seed=seed), path)
+    assert cli.main(['info', *good]) == 0
+    assert capsys.readouterr().out == '\n\n'.join(format_info(describe(path)) for path in good) + '\n'
+    assert cli.main(['info', good[0], str(tmp_path / 'gone.pth'), good[1], '--json']) == 1
+    said = capsys.readouterr()
+    assert [entry['file'] for entry in json.loads(said.out)] == good
+    assert said.err == f'basicsr-ssl: no such file: {tmp_path}/gone.pth\n'
+
+
+def test_entries_of_the_zoo(tmp_path, capsys, monkeypatch):
+    path = tmp_path / 'net.safetensors'
+    save_network(tiny_net(), path)
+    asked = []
+    monkeypatch.setattr(zoo, 'resolve', lambda name: asked.append(name) or str(path))
+    assert cli.main(['info', 'zoo://NAME']) == 0 and 'net.safetensors: PrunableBasicVSR' in capsys.readouterr().out
+    assert cli.main(['convert', 'zoo://NAME', str(tmp_path / 'copy.safetensors')]) == 0
+    assert asked == ['zoo://NAME'] * 2 and (tmp_path / 'copy.safetensors').exists()
+
+
+def test_long_provenance_is_cut(tmp_path):
+    save_network(tiny_net(), tmp_path / 'net.safetensors', stage='x' * 10**6, note='y' * 10**6, **{'z' * 10**6: 1})
+    assert len(format_info(describe(tmp_path / 'net.safetensors'), 100)) < 5000

@@ -19,9 +19,8 @@ from basicsr.archs.basicvsr_arch import BasicVSR
 from basicsr.archs.spynet_arch import SpyNet
 from safetensors.torch import load_file
 
-from basicsr_ssl import config, load_network, pipeline, save_network
+from basicsr_ssl import config, load_network, pipeline, save_network, zoo
 from basicsr_ssl.archs import PrunableBasicVSR
-from basicsr_ssl.checkpoints import zoo
 from basicsr_ssl.checkpoints.store import read_metadata
 
 ROOT = Path(__file__).parents[1]

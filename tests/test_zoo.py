@@ -22,12 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 import yaml
+from requests.structures import CaseInsensitiveDict
 
-from basicsr_ssl import cli, config
-from basicsr_ssl.checkpoints import download as downloading
-from basicsr_ssl.checkpoints import zoo
-from basicsr_ssl.checkpoints.download import DownloadError, Patience, UnavailableError, fetch
+from basicsr_ssl import cli, config, zoo
+from basicsr_ssl.zoo import transfer
+from basicsr_ssl.zoo.transfer import DownloadError, Patience, UnavailableError, fetch
 
 ROOT = Path(__file__).parents[1]
 DATA = random.Random(0).randbytes(200_000)
@@ -458,9 +459,9 @@ def test_a_web_page_is_no_network(server, file, patience, slept, headers):
 
 @pytest.mark.parametrize('chunked', [True, False])
 def test_more_than_any_network_has(server, file, patience, monkeypatch, chunked):
-    monkeypatch.setattr(downloading, 'MAX_BYTES', 100_000)
+    monkeypatch.setattr(transfer, 'MAX_BYTES', 100_000)
     server.answer = lambda handler, count: reply(handler, 200, DATA, Content_Length=None if chunked else len(DATA))
-    assert ('more bytes came than the 100,000' if chunked else 'is said to have 200,000 bytes') in \
+    assert ('more than 200,000 bytes came, and never the file' if chunked else 'is said to have 200,000 bytes') in \
         refused(server, file, patience)
     assert left(file) == []
 
@@ -504,10 +505,10 @@ def test_a_full_disk_keeps_what_came(server, file, patience, monkeypatch):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             return super().write(data)
 
-    def on_a_full_disk(name: Any, mode: str) -> Any:
-        return Full(io.FileIO(name, mode)) if mode == 'wb' else open(name, mode)
+    def on_a_full_disk(name: Any, mode: str, **how: Any) -> Any:
+        return Full(io.FileIO(name, mode)) if mode == 'wb' else open(name, mode, **how)
 
-    monkeypatch.setattr(downloading, 'open', on_a_full_disk, raising=False)
+    monkeypatch.setattr(transfer, 'open', on_a_full_disk, raising=False)
     server.answer = serve(DATA, ETag='"v1"')
     with pytest.raises(DownloadError) as caught:
         fetch([server.url + '/net.pth'], file, SHA[:8], patience)
@@ -521,7 +522,7 @@ def test_a_full_disk_keeps_what_came(server, file, patience, monkeypatch):
 
 
 def test_no_permission(server, file, patience, monkeypatch):
-    monkeypatch.setattr(downloading, 'open', lambda *args, **kwargs: (_ for _ in ()).throw(
+    monkeypatch.setattr(transfer, 'open', lambda *args, **kwargs: (_ for _ in ()).throw(
         PermissionError(errno.EACCES, 'Permission denied')), raising=False)
     with pytest.raises(DownloadError, match=f'cannot write into {file.parent}: permission denied; choose another'):
         fetch([server.url + '/net.pth'], file, SHA[:8], patience)
@@ -531,6 +532,163 @@ def test_a_folder_that_is_a_file(server, tmp_path, patience):
     (tmp_path / 'folder').write_text('')
     with pytest.raises(DownloadError, match=r'cannot write .*net\.pth\.part: .*File exists'):
         fetch([server.url + '/net.pth'], tmp_path / 'folder' / 'net.pth', SHA[:8], patience)
+
+
+# ------------------------------------------------------------------------------------------------- servers without end
+
+BIG = random.Random(2).randbytes(3 << 20)
+
+
+def test_wrong_content_and_cut_connections_do_not_go_on_for_ever(server, file, patience, slept):
+    """Each attempt brings more than a MiB; all of it is wrong, and dropped."""
+    server.answer = lambda handler, count: (serve(BIG, cut=1 << 21, ranges=False)(handler, count) if count < 60 else
+                                            reply(handler, 404))
+    assert refused(server, file, patience).endswith('5 times in a row')
+    wrong = serve(BIG[::-1], cut=1 << 21)
+    server.requests.clear()
+    server.answer = lambda handler, count: wrong(handler, count) if count < 60 else reply(handler, 404)
+    assert refused(server, file, patience).endswith('times in a row')
+    assert len(server.requests) <= 2 * 5
+
+
+def test_no_attempt_is_won_by_content_that_was_dropped(server, file, patience):
+    """Parts of 1.5 MiB that are joined, found wrong, and begun again."""
+    part = serve(BIG[::-1], cut=3 << 19)
+    server.answer = lambda handler, count: part(handler, count) if count < 60 else reply(handler, 404)
+    assert 'times in a row' in refused(server, file, patience)
+    assert len(server.requests) <= 3 + 5
+
+
+def test_bytes_are_bounded(server, file, monkeypatch, slept):
+    monkeypatch.setattr(transfer, 'MAX_BYTES', 1 << 20)
+    sent = []
+
+    def endless(handler: BaseHTTPRequestHandler, count: int) -> None:
+        sent.append(count)
+        reply(handler, 200, bytes(1 << 20), Content_Length=None)
+        handler.wfile.write(b'x')
+
+    server.answer = endless
+    said = refused(server, file, Patience(attempts=100, sleep=slept.append))
+    assert said == 'more than 2,097,152 bytes came, and never the file' and len(sent) == 2
+
+
+def test_a_server_that_drips(server, file, slept):
+    """16 KiB a minute, by a clock that tells so; the connection itself never stalls."""
+    server.answer = serve(DATA, ETag='"v1"')
+    ticks = iter(range(0, 10**9, 61))
+    said = refused(server, file, Patience(attempts=2, sleep=slept.append, clock=lambda: next(ticks)))
+    assert re.fullmatch(r'only [\d,]+ bytes came in 61 s, 2 times in a row', said)
+    assert len(server.requests) == 2 and server.ranges[1] is not None  # what came is kept
+    fetch([server.url + '/net.pth'], file, SHA[:8], Patience(sleep=slept.append, slowest=1, clock=lambda: next(ticks)))
+    assert file.read_bytes() == DATA
+
+
+# -------------------------------------------------------------------------------------- answers that make no sense
+
+@pytest.mark.parametrize('target', ['http://[::1', 'http://[not-an-address]/net.pth', 'http://x:99999/net.pth', 'http://',
+                                    'http://\u2603..example/x', '//'])
+def test_redirects_to_addresses_that_make_no_sense(server, file, patience, target):
+    def answer(handler: BaseHTTPRequestHandler, count: int) -> None:
+        if handler.path != '/one':
+            serve(DATA)(handler, count)
+            return
+        handler.send_response(302)
+        handler._headers_buffer.append(b'Location: ' + target.encode() + b'\r\n')  # type: ignore[attr-defined]
+        handler.end_headers()
+
+    server.answer = answer
+    with pytest.raises(UnavailableError):
+        fetch([server.url + '/one'], file, SHA[:8], Patience(attempts=1))
+    fetch([server.url + '/one', server.url + '/two'], file, SHA[:8], Patience(attempts=1))
+    assert file.read_bytes() == DATA
+
+
+@pytest.mark.parametrize('address', ['http://[::1', 'http://[x]/', 'http://a b/', 'http://x:99999/'])
+def test_addresses_that_make_no_sense(server, file, patience, address):
+    fetch([address, server.url + '/two'], file, SHA[:8], Patience(attempts=1))
+    assert file.read_bytes() == DATA
+
+
+@pytest.mark.parametrize('value', ['9' * 400, '9' * 5000, '1e400', 'Sat, 21 Nov 99999 10:00:00 GMT', '-1', '\u0663',
+                                   'Sat, 21 Nov 2020 10:00:00 +99999999', 'Sat, 31 Feb 2020 10:00:00 GMT', ','])
+def test_absurd_times_to_come_back(server, file, patience, slept, value):
+    def answer(handler: BaseHTTPRequestHandler, count: int) -> None:
+        handler.send_response(503)
+        handler._headers_buffer.append(b'Retry-After: ' + value.encode() + b'\r\n')  # type: ignore[attr-defined]
+        handler.end_headers()
+
+    server.answer = lambda handler, count: (serve(DATA) if handler.path == '/two' else answer)(handler, count)
+    fetch([server.url + '/one', server.url + '/two'], file, SHA[:8], patience)
+    assert file.read_bytes() == DATA and all(wait <= 120 for wait in slept)
+    if value.startswith('9'):
+        assert 'asks to come back in more than 30 years' in refused_one(server, file, patience)
+
+
+def refused_one(server: Server, file: Path, patience: Patience) -> str:
+    file.unlink()
+    with pytest.raises(UnavailableError) as caught:
+        fetch([server.url + '/one'], file, SHA[:8], patience)
+    return str(caught.value)
+
+
+def test_a_secure_connection_is_not_given_up(server, file, patience):
+    """https to http is refused; http to http, and a path on the same server, are followed."""
+    session, response = transfer._Session(), requests.Response()
+    response.status_code = 302
+    for start, target, wrong in (('https://a.example/x', 'http://a.example/x', True),
+                                 ('HTTPS://a.example/', 'HTTP://b/', True),
+                                 ('https://a.example/x', '/y', False), ('https://a.example/x', '//b.example/y', False),
+                                 ('https://a.example/x', 'https://b.example/y', False),
+                                 ('http://a.example/x', 'http://b.example/y', False)):
+        response.url, response.headers = start, CaseInsensitiveDict(Location=target)
+        if wrong:
+            with pytest.raises(transfer._Refused, match='from https to an address without encryption'):
+                session.get_redirect_target(response)
+        else:
+            assert session.get_redirect_target(response) == target
+
+
+# ----------------------------------------------------------------------------------------- what stands where it writes
+
+@pytest.mark.parametrize('name', ['net.pth.part', 'net.pth.part.json'])
+def test_a_part_that_is_a_link_is_not_written_through(server, file, patience, tmp_path, name):
+    file.parent.mkdir()
+    victim = tmp_path / 'victim'
+    victim.write_text('mine')
+    (file.parent / name).symlink_to(victim)
+    with pytest.raises(DownloadError, match='is a symbolic link; remove it'):
+        fetch([server.url + '/net.pth'], file, SHA[:8], patience)
+    assert victim.read_text() == 'mine' and not file.exists()
+
+
+def test_a_part_that_is_a_pipe(server, file, patience):
+    file.parent.mkdir()
+    os.mkfifo(f'{file}.part')
+    with pytest.raises(DownloadError, match=r'cannot write .*net\.pth\.part'):
+        fetch([server.url + '/net.pth'], file, SHA[:8], patience)
+
+
+def test_a_target_that_is_a_link_is_followed(server, file, patience, tmp_path):
+    file.parent.mkdir()
+    file.symlink_to(tmp_path / 'elsewhere.pth')
+    fetch([server.url + '/net.pth'], file, SHA[:8], patience)
+    assert file.is_symlink() and (tmp_path / 'elsewhere.pth').read_bytes() == DATA and left(file) == ['net.pth']
+
+
+def test_passwords_are_not_shown_or_stored(server, file, patience, capsys):
+    server.answer = serve(DATA, cut=81_920, ETag='"v1"')
+    secret = server.url.replace('://', '://user:p%40ss@')
+    with pytest.raises(UnavailableError) as caught:
+        fetch([secret + '/net.pth'], file, SHA[:8], Patience(attempts=1))
+    said = str(caught.value) + capsys.readouterr().err + Path(f'{file}.part.json').read_text()
+    assert 'user' not in said and 'ss@' not in said and said.count('://***@127.0.0.1') == 3
+    fetch([secret + '/net.pth'], file, SHA[:8], patience)  # and the part is continued
+    assert server.ranges[1] == 'bytes=81920-' and file.read_bytes() == DATA
+    for wrong in ('http://user:p%40ss@[::1', 'http://user:p%40ss@x:99999/'):
+        with pytest.raises(UnavailableError) as caught:
+            fetch([wrong], file.with_name('b'), SHA[:8], Patience(attempts=1))
+        assert 'p%40ss' not in str(caught.value)
 
 
 # --------------------------------------------------------------------------------------------- proxy, mirror, others
@@ -560,7 +718,7 @@ def test_a_proxy_that_does_not_answer(server, file, patience, monkeypatch):
 FETCH = '''
 import sys
 from pathlib import Path
-from basicsr_ssl.checkpoints.download import fetch
+from basicsr_ssl.zoo.transfer import fetch
 print('ready', flush=True)
 sys.stdin.readline()
 fetch([sys.argv[1]], Path(sys.argv[2]), sys.argv[3])
@@ -618,11 +776,11 @@ def test_of_several_processes_one_downloads(server, file):
 def test_who_waited_in_vain_downloads_itself(server, file, patience, monkeypatch):
     """The part file that it waited for is gone, and there is no file: the other process has failed."""
     waits = threading.Event()
-    monkeypatch.setattr(downloading, '_say', lambda line: waits.set() if 'waiting for another' in line else None)
+    monkeypatch.setattr(transfer, '_say', lambda line: waits.set() if 'waiting for another' in line else None)
     file.parent.mkdir()
     part = Path(f'{file}.part')
     with open(part, 'ab') as other:
-        downloading._lock(other, 'net.pth')
+        transfer._lock(other, 'net.pth')
         worker = threading.Thread(target=fetch, args=([server.url + '/net.pth'], file, SHA[:8], patience))
         worker.start()
         assert waits.wait(60)
@@ -752,6 +910,31 @@ def test_the_command(server, listed, capsys):
     server.answer = status(404)
     assert cli.main(['download', 'first', 'second', '--to', 'weights']) == 1
     assert 'basicsr-ssl: 1 of 2 files could not be downloaded:\n  second: ' in capsys.readouterr().err
+
+
+def test_the_listing_is_of_the_folder_that_is_named(server, listed, capsys):
+    assert cli.main(['download', 'first', '--to', 'weights']) == 0
+    capsys.readouterr()
+    for arguments, first, here in (([], ' ', zoo.FOLDER), (['--to', 'weights'], 'here', 'weights')):
+        assert cli.main(['download', *arguments]) == 0
+        said = capsys.readouterr().out
+        assert re.search(rf'^  first +{first} +BasicVSR', said, re.MULTILINE) and f'here: in {here}.' in said
+    Path('weights/a.pth').unlink()
+    Path('weights/a.pth').mkdir()
+    assert cli.main(['download', 'first', '--to', 'weights']) == 1
+    assert 'weights/a.pth is a folder, and no network file: move it away' in capsys.readouterr().err
+
+
+def test_a_mirrors_password_is_not_shown(server, listed, patience, monkeypatch):
+    monkeypatch.setenv(zoo.MIRROR, server.url.replace('://', '://user:secret@') + '/mirror')
+    server.answer = status(404)
+    with pytest.raises(DownloadError) as caught:
+        zoo.download(['first'], 'weights', patience)
+    assert 'secret' not in str(caught.value) and '/mirror/a.pth' in str(caught.value)
+    monkeypatch.setenv(zoo.MIRROR, 'ftp://user:secret@host')
+    with pytest.raises(ValueError) as wrong:
+        zoo.download(['first'], 'weights', patience)
+    assert 'secret' not in str(wrong.value)
 
 
 def test_basicsr_script(server, listed, tmp_path):

@@ -342,18 +342,22 @@ def _activation(act: str) -> nn.Module:
     return nn.LeakyReLU(0.1, inplace=True) if act == 'lrelu' else nn.ReLU(inplace=True)
 
 
+def read_network(source: str) -> nn.Module:
+    """The network in a file, for ``spynet_path``. The package puts its reader here, which stands above the archs."""
+    raise NotImplementedError(f'no reader for {source}: import basicsr_ssl')
+
+
 def _load_spynet(path: str | None) -> AnySizeSpyNet:
     if path is None:
         return AnySizeSpyNet()
-    from basicsr_ssl.checkpoints.store import load_network
     try:
-        spynet = load_network(path)
+        spynet = read_network(path)
     except ValueError as error:
         raise ValueError(f'spynet_path: {path} does not hold the weights of SpyNet: {error}') from error
     if not isinstance(spynet, AnySizeSpyNet):
         raise ValueError(f'spynet_path: {path} does not hold the weights of SpyNet but a {type(spynet).__name__}: name '
                          'that as path: pretrain_network_g, it brings its own flow network')
-    return spynet.train()
+    return spynet.float().train()
 
 
 def _one_of(name: str, value: object, choices: tuple) -> None:

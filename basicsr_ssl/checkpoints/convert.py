@@ -6,22 +6,25 @@ import os
 from typing import Any
 
 import torch
-from basicsr.archs.spynet_arch import SpyNet
+from torch import Tensor
 
-from basicsr_ssl.checkpoints.files import write_atomically
-from basicsr_ssl.checkpoints.formats import plain
+from basicsr_ssl.checkpoints.layouts import TO_BASICSR
 from basicsr_ssl.checkpoints.store import import_network, save_network
+from basicsr_ssl.files import write_atomically
+from basicsr_ssl.terminal import plain
 
 SUFFIXES = {'safetensors': '.safetensors', 'basicsr': '.pth'}
 
 
-def convert(source: str, output: str, to: str = 'safetensors') -> str:
+def convert(source: str, output: str, to: str = 'safetensors', param_key: str | None = None) -> str:
     """Read a network of any known format and write it in another.
 
     Args:
         source: a file that ``import_network`` reads.
         output: the file to write. If it is there already it must hold the same network; it is then left alone.
         to: ``'safetensors'``, or ``'basicsr'`` for a ``.pth`` that BasicSR's own class loads strictly.
+
+        param_key: ``params`` or ``params_ema`` of a file that has both; None prefers the latter.
 
     Returns:
         What was found and what was written, for people.
@@ -37,10 +40,8 @@ def convert(source: str, output: str, to: str = 'safetensors') -> str:
         raise ValueError(f'{output}: with --to {to} the output is named *{SUFFIXES[to]}')
     if os.path.realpath(source) == os.path.realpath(output):
         raise ValueError(f'{output} is the source itself; choose another name')
-    net: Any = import_network(source)
-    refused = _not_in_basicsr(net) if to == 'basicsr' else []
-    if refused:
-        raise ValueError(f'{source} cannot become a .pth of BasicSR, whose class knows no {", no ".join(refused)}')
+    net: Any = import_network(source, param_key)
+    state = _to_basicsr(source, net) if to == 'basicsr' else {}
     found = _found(source, net)
     if os.path.exists(output):
         if not _same(net, output):
@@ -49,11 +50,17 @@ def convert(source: str, output: str, to: str = 'safetensors') -> str:
     if to == 'safetensors':
         save_network(net, output, **{'stage': 'convert', **net.provenance})
     else:
-        # BasicSR's SpyNet reads its file before it has mean and std, and would refuse them
-        state = {name: tensor for name, tensor in net.state_dict().items()
-                 if not isinstance(net, SpyNet) or name not in ('mean', 'std')}
         write_atomically(output, lambda temporary: _save_torch({'params': state}, temporary))
     return f'{found}\nWrote {output}.'
+
+
+def _to_basicsr(source: str, net: Any) -> dict[str, Tensor]:
+    try:
+        return TO_BASICSR[net.spec.arch](net)
+    except KeyError:
+        raise ValueError(f'{source} cannot become a .pth of BasicSR, which has no {net.spec.arch}') from None
+    except ValueError as error:
+        raise ValueError(f'{source} cannot become a .pth of BasicSR, {error}') from error
 
 
 def _save_torch(content: dict[str, Any], path: str) -> None:
@@ -69,27 +76,15 @@ def _found(source: str, net: Any) -> str:
     return plain(f'{source}: {net.spec.form} {type(net).__name__} of {origin}{weights}; {count:,} parameters.')
 
 
-def _not_in_basicsr(net: Any) -> list[str]:
-    """What BasicSR's ``BasicVSR(num_feat, num_block)`` or ``SpyNet`` has no place for."""
-    if isinstance(net, SpyNet):
-        own, plain = net.state_dict(), SpyNet().state_dict()
-        return [] if all(own[name].equal(plain[name]) for name in ('mean', 'std')) else ['other mean and std']
-    args = net.spec.args
-    return [what for what, there in {
-        'gates (prune first, or train on without them)': net.spec.form == 'gated',
-        'pruned widths (keep it as safetensors)': net.spec.form == 'compact',
-        'act: relu (the SSL networks)': args['act'] != 'lrelu',
-        f'scale {args["scale"]}, only 4': args['scale'] != 4,
-        'network that is not bidirectional': not args['bidirectional'],
-        'network without a flow network': args['flow'] != 'spynet',
-        f'tail_feat {args["tail_feat"]}, only 64': args['tail_feat'] != 64,
-    }.items() if there]
-
-
 def _same(net: Any, output: str) -> bool:
     try:
         other: Any = import_network(output)
     except (OSError, ValueError):
         return False
     own, there = net.state_dict(), other.state_dict()
-    return other.spec == net.spec and own.keys() == there.keys() and all(own[name].equal(there[name]) for name in own)
+    return other.spec == net.spec and own.keys() == there.keys() and all(
+        own[name].dtype == there[name].dtype and _bits(own[name]).equal(_bits(there[name])) for name in own)
+
+
+def _bits(tensor: Tensor) -> Tensor:
+    return tensor.contiguous().view(-1).view(torch.uint8)  # NaN is not equal to itself

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import BinaryIO
+
+from basicsr_ssl.files import kind_of
+from basicsr_ssl.terminal import shortened
 
 TORCH_ZIP, TORCH_LEGACY, SAFETENSORS = 'torch zip', 'torch legacy', 'safetensors'
 # torch.save before 1.6 starts with this number as a pickle of its own; the pickle's own header stands before it
@@ -21,38 +27,65 @@ _SIGNATURES = {
 }
 
 
-def file_format(path: str | os.PathLike) -> str:
-    """``TORCH_ZIP``, ``TORCH_LEGACY`` or ``SAFETENSORS``, by the first bytes of a file.
+@contextmanager
+def opened_file(source: str | os.PathLike | BinaryIO) -> Iterator[tuple[str, BinaryIO]]:
+    """A name for messages, and the open file itself, at its beginning.
+
+    All that is read comes through this one file: if another one takes its name meanwhile, the old one is read to its
+    end.
+
+    Args:
+        source: a path, or a binary file that can be read and sought; the latter stays open.
 
     Raises:
         FileNotFoundError: no such file.
+        OSError: it cannot be read: no permission, say.
+        ValueError: it is no file but a folder, a pipe or a device.
+    """
+    if not isinstance(source, (str, os.PathLike)):
+        name = getattr(source, 'name', None)
+        source.seek(0)
+        yield shortened(name) if isinstance(name, str) else 'the open file', source
+        return
+    name = shortened(os.fspath(source))
+    try:
+        # without blocking, since a pipe would wait for somebody to write
+        fd = os.open(source, os.O_RDONLY | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(f'no such file: {name}') from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+        raise OSError(f'cannot read {name}: {getattr(error, "strerror", None) or error}') from error
+    mode = os.fstat(fd).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(fd)
+        raise ValueError(f'{name} is {kind_of(mode)}, not a network file')
+    with open(fd, 'rb') as stream:
+        yield name, stream
+
+
+def file_size(stream: BinaryIO) -> int:
+    """Bytes of an open file; it is at its beginning afterwards."""
+    size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    return size
+
+
+def file_format(name: str, stream: BinaryIO) -> str:
+    """``TORCH_ZIP``, ``TORCH_LEGACY`` or ``SAFETENSORS``, by the first bytes of an open file.
+
+    Raises:
         ValueError: it is something else; the message says what.
     """
-    if os.path.isdir(path):
-        raise ValueError(f'{path} is a folder, not a network file')
-    if not os.path.isfile(path):
-        raise FileNotFoundError(f'no such file: {path}')
-    with open(path, 'rb') as stream:
-        head = stream.read(512)
+    stream.seek(0)
+    head = stream.read(512)
+    stream.seek(0)
     if head.startswith(b'PK\x03\x04'):
         return TORCH_ZIP
     if head[:1] == b'\x80' and _LEGACY_MAGIC in head[:40]:
         return TORCH_LEGACY
     if head[8:9] == b'{':
         return SAFETENSORS
-    raise ValueError(f'{path} is no network file: it is {_found(head)}')
-
-
-def listed(names: Iterable[str], most: int = 8) -> str:
-    """Names out of a file, for a message: the first ones, and nothing in them that a terminal would act on."""
-    names = list(names)
-    more = f' and {len(names) - most} more' if len(names) > most else ''
-    return ', '.join(ascii(name)[1:-1][:200] for name in names[:most]) + more
-
-
-def plain(text: object) -> str:
-    """Text for a terminal: what a file or a server says in it must not steer the terminal."""
-    return ''.join(char if char.isprintable() or char in '\n\t' else '?' for char in str(text))
+    raise ValueError(f'{name} is no network file: it is {_found(head)}')
 
 
 def _found(head: bytes) -> str:

@@ -14,218 +14,205 @@ SpyNet: mmagic   a plain state dict                                        ``bas
 pytorch-spynet   a plain state dict                                        ``moduleBasic.0.`` or ``netBasic.0.``
 ================ ========================================================= =================================
 
-The three SpyNets are one network with one order of channels: pytorch-spynet takes BGR frames and turns them into RGB
-before it subtracts the mean, the others take RGB. Its own code warps with ``align_corners=False``, that of the others,
-and this one, with True.
+Also ``net`` and ``model_state_dict``, the prefixes ``net_g.`` and ``net_g_ema.`` as mmagic's, and those that
+``DataParallel`` and ``torch.compile`` leave, any number of times: ``module.``, ``_orig_mod.``.
 
-A state dict does not say which activation it was trained with: BasicSR and mmagic have LeakyReLU, the SSL authors ReLU.
+The layouts of the archs, and how to add one, are in ``layouts``.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, BinaryIO
 
 from torch import Tensor
 
 from basicsr_ssl.checkpoints import torch_files
-from basicsr_ssl.checkpoints.files import file_sha256
-from basicsr_ssl.checkpoints.formats import listed
-from basicsr_ssl.checkpoints.ssl_files import gate_name, read_ssl
-from basicsr_ssl.checkpoints.torch_files import StoredTensor, as_dict, module_state, stored
+from basicsr_ssl.checkpoints.layouts import LAYOUTS
+from basicsr_ssl.checkpoints.stored import StoredFile, StoredTensor
+from basicsr_ssl.checkpoints.torch_files import as_dict, module_state, stored
+from basicsr_ssl.files import stream_sha256
 from basicsr_ssl.pruning.spec import Spec
+from basicsr_ssl.terminal import listed
 
-VSR, FLOW = 'PrunableBasicVSR', 'StandaloneSpyNet'
+KEYS = ('params_ema', 'params')  # of the sets of weights that one file may have; the first is the moving average
+# mmagic saves all networks of a training together, and some users of BasicSR too
+_PREFIXES = {'params_ema': ('generator_ema', 'net_g_ema'), 'params': ('generator', 'net_g')}
+_WRAPPERS = ('state_dict', 'model_state_dict', 'net', 'model')
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A network of another project.
+    """A network as it was read, of this project or another.
 
     Attributes:
-        spec, state: what to build, and its weights by our names.
-        provenance: ``source_format``, ``source_sha256``, ``param_key`` (which of several sets of weights; None if there
-            was one); of an SSL file also ``method``, and if it is not pruned yet, ``kept``: units to keep by group.
+        spec, state: what to build, and its weights by our names, in the types that they are saved in.
+        provenance: of this project's files what they say of themselves. Of others ``source_format``, ``source_sha256``,
+            ``param_key`` (which of several sets of weights; None if there was one); of an SSL file also ``method``, and
+            if it is not pruned yet, ``kept``: units to keep by group.
+        choices: which sets of weights there were, by the names that ``param_key`` takes.
+        checksum: whether a checksum over all of it was verified; None if such files have none.
     """
 
     spec: Spec
     state: dict[str, Tensor]
     provenance: dict[str, Any] = field(default_factory=dict)
+    choices: tuple[str, ...] = ()
+    checksum: bool | None = None
 
 
 @dataclass(frozen=True)
-class _Layout:
-    source: str
-    arch: str
-    marker: str
-    rename: Callable[[str], str]
+class _Weights:
+    """One set of weights out of a file; ``key``: where it stood (None: alone), ``choices``: for ``param_key``."""
+
+    named: Mapping[str, Any]
+    key: str | None
+    choices: tuple[str, ...]
+    lists: Mapping[str, Any] | None = None
 
 
-def read_torch(path: str | os.PathLike, kind: str, param_key: str | None = None) -> Imported:
-    """Read a BasicVSR or SpyNet that another project saved with ``torch.save``. Nothing in the file is executed.
+def read_torch(name: str, stream: BinaryIO, kind: str, param_key: str | None = None,
+               assume: Mapping[str, Any] | None = None) -> Imported:
+    """Read a network that another project saved with ``torch.save``. Nothing in the file is executed.
 
     Args:
-        path: a file of BasicSR, mmagic, the SSL authors or pytorch-spynet.
+        name, stream: the open file, and what messages call it.
         kind: what ``file_format`` says of it.
         param_key: ``params`` or ``params_ema`` where the file has both; None prefers the latter, the moving average.
+        assume: arguments of the network that may differ from its project's own although only missing tensors say so.
 
     Raises:
-        ValueError: it is truncated, corrupted, something else, or contradicts itself; the message says which.
+        ValueError: it is truncated, corrupted, incomplete, something else, or contradicts itself; the message says
+            which.
     """
-    source = os.fspath(path)
-    with torch_files.opened(path, kind) as file:
-        key, state, lists = _unwrapped(source, file.content, param_key)
-        return _network(source, state, key, param_key, lists, file.tensors)
+    with torch_files.opened(name, stream, kind) as file:
+        weights = _unwrapped(name, file.content, param_key, _records)
+        found = _network(name, weights, file.tensors, assume or {})
+    return _with_sha256(found, stream)
 
 
-def read_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], param_key: str | None = None) -> Imported:
-    """The same for the tensors of a safetensors file into which somebody has converted such a file.
-
-    Raises:
-        ValueError: they are no BasicVSR and no SpyNet, or contradict each other.
-    """
-    return _network(os.fspath(path), tensors, None, param_key, None, dict)
+def read_tensors(name: str, stream: BinaryIO, file: StoredFile, param_key: str | None = None,
+                 assume: Mapping[str, Any] | None = None) -> Imported:
+    """The same for the tensors of a safetensors file into which somebody has converted such a file."""
+    weights = _unprefixed(name, file.content, None, (), None, param_key)
+    return _with_sha256(_network(name, weights, file.tensors, assume or {}), stream)
 
 
-def _network(path: str, named: Mapping[str, Any], key: str | None, param_key: str | None,
-             lists: Mapping[str, Any] | None, load: Callable[[Mapping[str, Any]], dict[str, Tensor]]) -> Imported:
-    if prefix := _prefix(named, param_key):
-        key, named = prefix, {name.removeprefix(f'{prefix}.'): tensor for name, tensor in named.items()
-                              if name.startswith(f'{prefix}.')}
-    layout = next((layout for layout in _LAYOUTS if layout.marker in named), None)
+def read_state(content: Mapping[str, Any], param_key: str | None = None,
+               assume: Mapping[str, Any] | None = None) -> Imported:
+    """The same for a state dict in memory, or what such a file contains."""
+    name = 'the state dict'
+    return _network(name, _unwrapped(name, content, param_key, _tensors), dict, assume or {})
+
+
+def _with_sha256(found: Imported, stream: BinaryIO) -> Imported:
+    stream.seek(0)
+    found.provenance['source_sha256'] = stream_sha256(stream)
+    return found
+
+
+def _network(name: str, weights: _Weights, load: Callable[[Mapping[str, Any]], dict[str, Tensor]],
+             assume: Mapping[str, Any]) -> Imported:
+    named = weights.named
+    layout = next((layout for layout in LAYOUTS if named.keys() >= set(layout.markers)), None)
     if layout is None:
-        raise ValueError(f'{path} is a foreign file: it holds {listed(named, 3)}, not a BasicVSR or SpyNet as '
+        raise ValueError(f'{name} is a foreign file: it holds {listed(named, 3)}, not a BasicVSR or SpyNet as '
                          'BasicSR, mmagic, the SSL authors or pytorch-spynet name their layers')
-    renamed = {layout.rename(name): name for name in named}
+    renamed = {layout.rename(theirs): theirs for theirs in named}
     if len(renamed) < len(named):
-        raise ValueError(f'{path} is corrupted: two of its tensors have one name')
+        raise ValueError(f'{name} is corrupted: two of its tensors have one name')
     tensors = load(named)
-    state = {ours: tensors[theirs] for ours, theirs in renamed.items()}
-    source, extra = layout.source, {}
     try:
-        spec = Spec(FLOW) if layout.arch == FLOW else _infer_basicvsr(state)
-        if layout.arch == VSR and (lists is not None or _is_pruned(state, spec)):
-            spec, state, extra = read_ssl(state, spec, lists)
-            source = f'SSL authors, {"not pruned yet" if spec.gated else "pruned"}'
-            extra['method'] = 'SSL, by its authors'
+        found = layout.read({ours: tensors[theirs] for ours, theirs in renamed.items()}, weights.lists)
     except ValueError as error:
-        raise ValueError(f'{path}: {error}') from error
-    return Imported(spec, state, {'source_format': source, 'source_sha256': file_sha256(path), 'param_key': key,
-                                  **extra})
-
-
-def _is_pruned(state: Mapping[str, Tensor], spec: Spec) -> bool:
-    """Whether it is, or is about to be: it has gates, or blocks that do not read all channels."""
-    read = {tensor.shape[1] for name, tensor in state.items() if name.endswith('.conv1.weight') and tensor.dim() == 4}
-    return read != {spec.args['num_feat']} or any(name.endswith('.gate') for name in state)
-
-
-def _infer_basicvsr(state: Mapping[str, Tensor]) -> Spec:
-    """Spec of the dense BasicVSR that a state dict with BasicSR's names belongs to.
-
-    Raises:
-        ValueError: the names are not those of a BasicVSR.
-    """
-    pattern = re.compile(r'forward_trunk\.main\.2\.(\d{1,9})\.conv1\.weight')
-    blocks = sorted(int(match[1]) for name in state if (match := pattern.fullmatch(name)))
-    needed = ('forward_trunk.main.0.weight', 'upconv1.weight', 'conv_hr.weight', 'conv_last.weight')
-    missing = [name for name in needed if name not in state or state[name].dim() != 4]
-    if missing or not blocks:
-        raise ValueError(f'not a whole BasicVSR: missing or misshapen {listed(missing) or "the residual blocks"}')
-    if blocks != list(range(len(blocks))):
-        raise ValueError(f'not a whole BasicVSR: it has {len(blocks)} residual blocks, the last is number {blocks[-1]}')
-    feat, channels, *_ = state['forward_trunk.main.0.weight'].shape
-    if channels != feat + 3:  # a frame and the hidden state go in; the network is not built larger than its weights
-        raise ValueError(f'forward_trunk.main.0.weight has {feat} filters of {channels} channels, a BasicVSR '
-                         f'has {feat} of {feat + 3} there')
-    return Spec(VSR, {
-        'num_feat': feat,
-        'num_block': len(blocks),
-        'tail_feat': state['conv_hr.weight'].shape[0],
-        'scale': 4 if 'upconv2.weight' in state else 2,
-        'bidirectional': 'backward_trunk.main.0.weight' in state,
-        'act': 'lrelu',
-        'flow': 'spynet' if any(name.startswith('spynet.') for name in state) else 'none',
-    })
+        raise ValueError(f'{name}: {error}') from error
+    doubtful = {argument: tensors for argument, tensors in found.doubtful.items()
+                if assume.get(argument) != found.spec.args[argument]}
+    if doubtful:
+        said = {argument: found.spec.args[argument] for argument in doubtful}
+        raise ValueError(
+            f'{name} is incomplete: it has no {", no ".join(doubtful.values())}. If it is a network with '
+            f'{", ".join(f"{key}: {value}" for key, value in said.items())}, say so: in network_g of an option file, '
+            f'or from Python with assume={said}')
+    return Imported(found.spec, found.state, {'source_format': found.source or layout.source,
+                                              'param_key': weights.key, **found.provenance}, weights.choices)
 
 
 # ---- how files are wrapped
 
-def _unwrapped(path: str, content: Any, param_key: str | None
-               ) -> tuple[str | None, dict[str, StoredTensor], Mapping[str, Any] | None]:
+def _unwrapped(name: str, content: Any, param_key: str | None,
+               tensors: Callable[[str, Any], dict[str, Any]]) -> _Weights:
     """Which of the sets of weights in a file to take, its tensors, and the SSL authors' lists if there are any."""
-    outer = as_dict(content)
+    outer: Mapping[Any, Any] = content if isinstance(content, Mapping) else {}
     if outer.keys() >= {'iter', 'fingerprint', 'net'}:
-        raise ValueError(f'{path} is a training state of basicsr_ssl, not a network: --auto_resume continues from it, '
+        raise ValueError(f'{name} is a training state of basicsr_ssl, not a network: --auto_resume continues from it, '
                          'the networks of the same run are in the folder models beside that of the states')
     lists = outer if 'kept_wg' in outer else None
-    choices = ['params_ema', 'params'] if param_key is None else [param_key]
-    if param_key is not None and not outer.keys().isdisjoint(('params_ema', 'params')) and param_key not in outer:
-        raise ValueError(f'{path} has no {param_key!r}, only '
-                         f'{", ".join(key for key in ("params_ema", "params") if key in outer)}: correct param_key_g')
-    for key in (*choices, 'state_dict', 'model'):
-        if key in outer and (state := _tensors(path, outer[key])):
-            return key, state, lists
-    state = _tensors(path, content)
+    choices = tuple(key for key in KEYS if key in outer)
+    if choices and param_key not in (None, *choices):
+        raise _no_such_key(name, param_key, choices)
+    for key in (param_key,) if param_key and choices else KEYS:
+        if key in outer and (state := tensors(name, outer[key])):
+            return _unprefixed(name, state, key, choices, lists, None)
+    for key in _WRAPPERS:
+        if key in outer and (state := tensors(name, outer[key])):
+            return _unprefixed(name, state, key, choices, lists, param_key)
+    state = tensors(name, content)
     if not state:
         found = f'the entries {listed(map(str, outer), 3)}' if outer else f'a {_kind(content)}'
-        raise ValueError(f'{path} is a foreign file: it holds {found}, and no weights that could be found. A network '
-                         'file is a state dict, plain or under params, params_ema, state_dict or model')
-    return None, state, lists
+        raise ValueError(f'{name} is a foreign file: it holds {found}, and no weights that could be found. A network '
+                         f'file is a state dict, plain or under {", ".join(KEYS + _WRAPPERS)}')
+    return _unprefixed(name, state, None, choices, lists, param_key)
 
 
-def _tensors(path: str, value: Any) -> dict[str, StoredTensor]:
-    """The tensors of a state dict or of a pickled module, without the prefix that distributed training leaves."""
+def _unprefixed(name: str, state: Mapping[str, Any], key: str | None, choices: tuple[str, ...],
+                lists: Mapping[str, Any] | None, param_key: str | None) -> _Weights:
+    """Without what distributed training, ``torch.compile`` and trainings of several networks put before the names."""
+    bare = {_bare(full): entry for full, entry in state.items()}
+    if len(bare) < len(state):
+        raise ValueError(f'{name} is corrupted: it holds tensors of one name with and without the prefix module. or '
+                         '_orig_mod.')
+    found = {key: prefix for key, prefixes in _PREFIXES.items() for prefix in prefixes
+             if any(full.startswith(f'{prefix}.') for full in bare)}
+    if not found:
+        return _Weights(bare, key, choices, lists)
+    if param_key is not None and param_key not in found:
+        raise _no_such_key(name, param_key, tuple(found))
+    prefix = found[param_key or next(iter(found))]
+    # once more: each of the networks may have been wrapped by itself
+    named = {_bare(full.removeprefix(f'{prefix}.')): entry for full, entry in bare.items()
+             if full.startswith(f'{prefix}.')}
+    return _Weights(named, prefix, choices or tuple(found), lists)
+
+
+def _bare(name: str) -> str:
+    name = re.sub(r'(^|\.)_orig_mod\.', r'\1', name)  # also of a compiled part
+    while name.startswith('module.'):
+        name = name.removeprefix('module.')
+    return name
+
+
+def _no_such_key(name: str, param_key: str | None, choices: tuple[str, ...]) -> ValueError:
+    return ValueError(f'{name} has no {param_key!r}, only {", ".join(choices)}: correct param_key_g (--param-key)')
+
+
+def _records(name: str, value: Any) -> dict[str, StoredTensor]:
+    """The tensors of a state dict or of a pickled module, as records."""
     try:
-        state = {name: view for name, entry in as_dict(value).items()
-                 if isinstance(name, str) and (view := stored(entry)) is not None} or module_state(value)
+        return {key: view for key, entry in as_dict(value).items()
+                if isinstance(key, str) and (view := stored(entry)) is not None} or module_state(value)
     except ValueError as error:
-        raise ValueError(f'{path} is corrupted: {error}') from error
-    plain = {name.removeprefix('module.'): view for name, view in state.items()}
-    if len(plain) < len(state):
-        raise ValueError(f'{path} is corrupted: it holds tensors of one name with and without the prefix module.')
-    return plain
+        raise ValueError(f'{name} is corrupted: {error}') from error
 
 
-def _prefix(state: Mapping[str, Any], param_key: str | None) -> str | None:
-    """mmagic saves all networks of a training together; the moving average is a network of its own there."""
-    choices = {'params': ['generator'], 'params_ema': ['generator_ema']}.get(
-        param_key or '', ['generator_ema', 'generator'])
-    return next((prefix for prefix in choices if any(name.startswith(f'{prefix}.') for name in state)), None)
+def _tensors(name: str, value: Any) -> dict[str, Tensor]:
+    """The same in memory."""
+    del name
+    return {key: entry for key, entry in value.items() if isinstance(key, str) and isinstance(entry, Tensor)
+            } if isinstance(value, Mapping) else {}
 
 
 def _kind(content: Any) -> str:
     return type(content).__name__ if isinstance(content, (list, tuple, dict)) else 'single object'
-
-
-# ---- how tensors are named
-
-def _same(name: str) -> str:
-    return name
-
-
-def _from_mmagic(name: str) -> str:
-    for theirs, ours in (('backward_resblocks.', 'backward_trunk.'), ('forward_resblocks.', 'forward_trunk.'),
-                         ('upsample1.upsample_conv.', 'upconv1.'), ('upsample2.upsample_conv.', 'upconv2.')):
-        if name.startswith(theirs):
-            return ours + name[len(theirs):]
-    # five convolutions in a row; BasicSR counts the activations between them too
-    return re.sub(r'^((?:spynet\.)?basic_module\.\d\.basic_module)\.(\d)\.conv\.',
-                  lambda match: f'{match[1]}.{2 * int(match[2])}.', name)
-
-
-def _from_pytorch_spynet(name: str) -> str:
-    return re.sub('^(?:module|net)Basic\\.(\\d)\\.(?:module|net)Basic\\.', r'basic_module.\1.basic_module.', name)
-
-
-_LAYOUTS = (
-    _Layout('mmagic', VSR, 'forward_resblocks.main.0.weight', _from_mmagic),
-    _Layout('BasicSR', VSR, 'forward_trunk.main.0.weight', gate_name),
-    _Layout('BasicSR SpyNet', FLOW, 'basic_module.0.basic_module.0.weight', _same),
-    _Layout('mmagic SpyNet', FLOW, 'basic_module.0.basic_module.0.conv.weight', _from_mmagic),
-    _Layout('pytorch-spynet', FLOW, 'moduleBasic.0.moduleBasic.0.weight', _from_pytorch_spynet),
-    _Layout('pytorch-spynet', FLOW, 'netBasic.0.netBasic.0.weight', _from_pytorch_spynet),
-)

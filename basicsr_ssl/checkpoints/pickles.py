@@ -9,38 +9,42 @@ claim.
 from __future__ import annotations
 
 import pickletools
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 NEWEST_PROTOCOL = 5
-# The pickle of a network of some hundred layers with all its Python objects has about 50,000 operations.
-MOST_OPERATIONS = 3_000_000
+# A bound on operations, on items that they move, and on objects, which count as several since they take memory. The
+# pickle of a network of some hundred layers with all its Python objects comes to about 100,000.
+MOST_WORK = 3_000_000
+_OBJECT = 8
 
 _LITERALS = {'INT', 'BININT', 'BININT1', 'BININT2', 'LONG', 'LONG1', 'LONG4', 'STRING', 'BINSTRING', 'SHORT_BINSTRING',
              'BINBYTES', 'SHORT_BINBYTES', 'BINBYTES8', 'BYTEARRAY8', 'UNICODE', 'SHORT_BINUNICODE', 'BINUNICODE',
              'BINUNICODE8', 'FLOAT', 'BINFLOAT'}
+_MAKERS = {'REDUCE', 'NEWOBJ', 'NEWOBJ_EX', 'INST', 'OBJ', 'TUPLE', 'TUPLE1', 'TUPLE2', 'TUPLE3', 'FROZENSET', 'LIST',
+           'DICT', 'EMPTY_LIST', 'EMPTY_SET', 'EMPTY_DICT', 'MARK', 'BINPERSID', 'PERSID', 'GLOBAL', 'STACK_GLOBAL'}
 _CONSTANTS = {'NONE': None, 'NEWTRUE': True, 'NEWFALSE': False}
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, slots=True)
 class Name:
-    """Something that the pickle names, ``module.name``; it was not looked up."""
+    """Something that the pickle names, ``module.name``; it was not looked up.
+
+    Names are compared part by part and never joined: a file may have one of many megabytes, and use it often.
+    """
 
     module: str
     name: str
 
-    def __str__(self) -> str:
-        return f'{self.module}.{self.name}'
 
-
-@dataclass(frozen=True, eq=False, repr=False)
+@dataclass(frozen=True, eq=False, repr=False, slots=True)
 class Reference:
     """Something that lies outside the pickle (a persistent id)."""
 
     id: Any
 
 
-@dataclass(eq=False, repr=False)
+@dataclass(eq=False, repr=False, slots=True)
 class Inert:
     """An object that the pickle would have made by calling something; it was not called.
 
@@ -50,19 +54,17 @@ class Inert:
     Attributes:
         maker: what would have been called, as a rule a ``Name``.
         args: with these arguments.
-        state: the object's state: for most Python objects, a dict of its attributes.
-        items, entries: what would have been appended to it, and set in it by key.
+        state: the object's state: for most Python objects, a dict of its attributes. What would have been appended to
+            it, or set in it by key, is dropped.
     """
 
     maker: Any
     args: Any
     state: Any = None
-    items: list[Any] = field(default_factory=list)
-    entries: dict[Any, Any] = field(default_factory=dict)
 
-    def made_by(self, *names: str) -> bool:
-        """Whether the maker is one of these, named ``module.name``."""
-        return isinstance(self.maker, Name) and str(self.maker) in names
+    def made_by(self, *names: Name) -> bool:
+        """Whether the maker is one of these."""
+        return isinstance(self.maker, Name) and any(self.maker == name for name in names)
 
 
 def read_pickle(stream: Any, references: list[Reference] | None = None) -> Any:
@@ -80,16 +82,18 @@ def read_pickle(stream: Any, references: list[Reference] | None = None) -> Any:
     """
     machine = _Machine([] if references is None else references)
     try:
-        for count, (code, argument, _) in enumerate(pickletools.genops(stream)):
+        for code, argument, _ in pickletools.genops(stream):
             if code.name == 'STOP':
                 return machine.pop()
-            if count == MOST_OPERATIONS:
-                raise ValueError(f'the pickle has more than {MOST_OPERATIONS:,} operations')
+            machine.work(_OBJECT if code.name in _MAKERS else 1)
             machine.step(code.name, argument)
     except (IndexError, KeyError, TypeError, AttributeError, UnicodeError, OverflowError) as error:
         # the error's own text may hold as much of the file as it likes
         raise ValueError(f'the pickle makes no sense ({type(error).__name__})') from error
     raise ValueError('the pickle has no end')
+
+
+_ORDERED_DICT = Name('collections', 'OrderedDict')
 
 
 class _Machine:
@@ -100,6 +104,12 @@ class _Machine:
         self.stack: list[Any] = []
         self.below: list[list[Any]] = []  # stacks put aside by MARK
         self.memo: dict[int, Any] = {}
+        self.left = MOST_WORK
+
+    def work(self, amount: int) -> None:
+        self.left -= amount
+        if self.left < 0:
+            raise ValueError(f'the pickle takes more than {MOST_WORK:,} operations')
 
     def pop(self) -> Any:
         return self.stack.pop()
@@ -155,7 +165,7 @@ class _Machine:
             push(Name(module, name))
         elif code in ('REDUCE', 'NEWOBJ'):
             maker, args = self.take(2)
-            push(_made(maker, args))
+            push(self.made(maker, args))
         elif code == 'NEWOBJ_EX':
             maker, args, keywords = self.take(3)
             push(Inert(maker, (args, keywords)))
@@ -164,7 +174,7 @@ class _Machine:
             self.stack.append(Inert(Name(*argument.split(' ', 1)), args))
         elif code == 'OBJ':
             maker, *args = self.pop_to_mark()
-            self.stack.append(_made(maker, tuple(args)))
+            self.stack.append(self.made(maker, tuple(args)))
         elif code == 'BUILD':
             state = self.pop()
             if isinstance(self.stack[-1], Inert):  # attributes of an OrderedDict are no data
@@ -185,17 +195,23 @@ class _Machine:
             raise ValueError(f'the pickle uses {code}, which no network file needs')
 
     def extend(self, items: list[Any]) -> None:
-        target = self.stack[-1]
-        (target.items if isinstance(target, Inert) else target).extend(items)
+        if not isinstance(self.stack[-1], Inert):
+            self.stack[-1].extend(items)
 
     def set_items(self, items: list[Any]) -> None:
-        target = self.stack[-1]
-        _filled(target.entries if isinstance(target, Inert) else target, items)
+        if not isinstance(self.stack[-1], Inert):
+            _filled(self.stack[-1], items)
 
-
-def _made(maker: Any, args: Any) -> Any:
-    plain = isinstance(maker, Name) and str(maker) == 'collections.OrderedDict' and args == ()
-    return {} if plain else Inert(maker, args)
+    def made(self, maker: Any, args: Any) -> Any:
+        """What a call would have made: an OrderedDict, also one of pairs, as Python 2 pickles it, is a dict."""
+        if maker != _ORDERED_DICT or not isinstance(args, tuple) or len(args) > 1:
+            return Inert(maker, args)
+        pairs = args[0] if args else []
+        if not isinstance(pairs, list):
+            return Inert(maker, args)
+        self.work(len(pairs))  # one list may be the argument of many calls
+        return _filled({}, [part for pair in pairs if isinstance(pair, (list, tuple)) and len(pair) == 2
+                            for part in pair])
 
 
 def _filled(target: dict[Any, Any], items: list[Any]) -> dict[Any, Any]:

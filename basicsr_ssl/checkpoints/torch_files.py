@@ -9,99 +9,44 @@ checked against the bytes that are there. One reader for all files also means on
 from __future__ import annotations
 
 import io
-import math
-import mmap
-import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
-from torch import Tensor
 
-from basicsr_ssl.checkpoints.formats import TORCH_ZIP, listed
+from basicsr_ssl.checkpoints.formats import TORCH_ZIP, file_size
 from basicsr_ssl.checkpoints.pickles import Inert, Name, Reference, read_pickle
+from basicsr_ssl.checkpoints.stored import MOST_SIDES, StoredFile, StoredTensor
+from basicsr_ssl.terminal import listed, shortened
 
 _DTYPES = {'DoubleStorage': torch.float64, 'FloatStorage': torch.float32, 'HalfStorage': torch.float16,
            'BFloat16Storage': torch.bfloat16, 'LongStorage': torch.int64, 'IntStorage': torch.int32,
            'ShortStorage': torch.int16, 'CharStorage': torch.int8, 'ByteStorage': torch.uint8,
            'BoolStorage': torch.bool}
+_DTYPES_BY_NAME = {str(dtype).removeprefix('torch.'): dtype for dtype in _DTYPES.values()}
 _LEGACY_PROTOCOL = 1001
 # bounds far above any network's: what a few bytes describe many times over must not take hours to read
 _LARGEST_PICKLE = 1 << 28
-_MOST_SIDES = 16
 _MOST_ENTRIES = 50_000
 _LONGEST_NAME = 1000
-
-
-@dataclass(frozen=True)
-class StoredTensor:
-    """Where a tensor lies: a view of a storage of ``count`` elements, with ``offset`` and ``strides`` in elements."""
-
-    storage: str
-    dtype: torch.dtype
-    count: int
-    offset: int
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class TorchFile:
-    """An open file of ``torch.save``.
-
-    Attributes:
-        content: what was saved, as ``read_pickle`` gives it; ``stored`` finds the tensors in it.
-        size: of the file, in bytes.
-        read_storage: bytes of a storage, from its key and its size in bytes.
-    """
-
-    path: str
-    content: Any
-    size: int
-    read_storage: Callable[[str, int], bytes]
-
-    def tensors(self, state: Mapping[str, StoredTensor]) -> dict[str, Tensor]:
-        """The tensors themselves, contiguous, on the CPU.
-
-        Raises:
-            ValueError: a tensor reaches beyond its storage, a storage is not in the file as described, or all together
-                would be larger than the file.
-        """
-        claimed = sum(math.prod(view.shape) * view.dtype.itemsize for view in state.values())
-        if claimed > self.size:
-            raise ValueError(f'{self.path} is corrupted: its tensors would take {claimed:,} bytes, the file has '
-                             f'{self.size:,}')
-        buffers: dict[str, bytearray] = {}
-        result = {}
-        for name, view in state.items():
-            last = view.offset + sum((side - 1) * stride for side, stride in zip(view.shape, view.strides))
-            if 0 in view.shape or last >= view.count:
-                raise ValueError(f'{self.path} is corrupted: {name} is empty or reaches beyond its storage')
-            if view.storage not in buffers:
-                # bytearray, since torch shares the memory and wants to be able to write
-                buffers[view.storage] = bytearray(self.read_storage(view.storage, view.count * view.dtype.itemsize))
-            if len(buffers[view.storage]) != view.count * view.dtype.itemsize:
-                raise ValueError(f'{self.path} is corrupted: {name} describes its storage unlike other tensors')
-            flat = torch.frombuffer(buffers[view.storage], dtype=view.dtype)
-            result[name] = flat.as_strided(view.shape, view.strides, view.offset).contiguous()
-        return result
+_MOST_ARGUMENTS = 16  # of the call that makes a tensor
 
 
 @contextmanager
-def opened(path: str | os.PathLike, kind: str) -> Iterator[TorchFile]:
-    """Open a file of ``torch.save``.
+def opened(name: str, stream: BinaryIO, kind: str) -> Iterator[StoredFile]:
+    """Read an open file of ``torch.save``.
 
     Args:
-        path: the file.
+        name: of the file, for messages.
+        stream: the file, at its beginning.
         kind: what ``file_format`` says of it, ``TORCH_ZIP`` or ``TORCH_LEGACY``.
 
     Raises:
         ValueError: it is truncated, corrupted, or no such file after all; the message says which.
     """
-    with _opened_zip(os.fspath(path)) if kind == TORCH_ZIP else _opened_legacy(os.fspath(path)) as file:
+    with _opened_zip(name, stream) if kind == TORCH_ZIP else _opened_legacy(name, stream) as file:
         yield file
 
 
@@ -116,6 +61,9 @@ def stored(value: Any) -> StoredTensor | None:
     if not (isinstance(value, Inert) and value.made_by(*_REBUILD) and isinstance(value.args, tuple)):
         return None
     try:
+        # what is unpacked is copied, for each tensor anew: so it must be short
+        if len(value.args) > _MOST_ARGUMENTS or len(value.args[0].id) > _MOST_ARGUMENTS:
+            raise ValueError('a tensor is described at a length that makes no sense')
         reference, offset, shape, strides, *rest = value.args
         word, kind, key, _, count, *view = reference.id
         dtype = _dtype_of(kind, rest)
@@ -125,14 +73,14 @@ def stored(value: Any) -> StoredTensor | None:
             count, left = divmod(count, dtype.itemsize)
             if left:
                 raise ValueError('a storage holds no whole number of elements')
-        if not len(shape) == len(strides) <= _MOST_SIDES:
+        if not len(shape) == len(strides) <= MOST_SIDES:
             raise ValueError('a tensor has a shape that makes no sense')
         numbers = (count, offset, *shape, *strides)
         if not all(type(n) is int and 0 <= n < 1 << 48 for n in numbers):
             raise ValueError('a tensor has sizes that make no sense')
         if not isinstance(key, str):
             raise ValueError('a storage is named in a way that makes no sense')
-    except (TypeError, AttributeError) as error:
+    except (TypeError, AttributeError, IndexError) as error:
         raise ValueError('a tensor is described in a way that makes no sense') from error
     return StoredTensor(key, dtype, count, offset, tuple(shape), tuple(strides))
 
@@ -168,17 +116,12 @@ def module_state(module: Any) -> dict[str, StoredTensor]:
 
 
 def as_dict(value: Any) -> dict[Any, Any]:
-    """A dict as it is, and an ``OrderedDict`` as Python 2 pickled it, from a list of pairs; else an empty dict."""
-    if isinstance(value, Inert) and value.made_by('collections.OrderedDict'):
-        pairs = value.args[0] if isinstance(value.args, tuple) and value.args else []
-        pairs = [pair for pair in pairs[:_MOST_ENTRIES] if isinstance(pair, (list, tuple)) and len(pair) == 2
-                 and isinstance(pair[0], str)] if isinstance(pairs, list) else []
-        return {**dict(pairs), **value.entries}
+    """A dict as it is, anything else as an empty one."""
     return value if isinstance(value, dict) else {}
 
 
-_PARAMETER = ('torch._utils._rebuild_parameter', 'torch._utils._rebuild_parameter_with_state')
-_REBUILD = ('torch._utils._rebuild_tensor', 'torch._utils._rebuild_tensor_v2', 'torch._utils._rebuild_tensor_v3')
+_PARAMETER = (Name('torch._utils', '_rebuild_parameter'), Name('torch._utils', '_rebuild_parameter_with_state'))
+_REBUILD = tuple(Name('torch._utils', f'_rebuild_tensor{version}') for version in ('', '_v2', '_v3'))
 
 
 def _dtype_of(storage: Name, rest: list[Any]) -> torch.dtype | None:
@@ -186,15 +129,14 @@ def _dtype_of(storage: Name, rest: list[Any]) -> torch.dtype | None:
         return _DTYPES.get(storage.name)
     # the third version: the storage is bytes, and the type stands after requires_grad and hooks
     named = rest[2] if len(rest) > 2 else None
-    found = getattr(torch, named.name, None) if isinstance(named, Name) and named.module == 'torch' else None
-    return found if found in _DTYPES.values() else None
+    return _DTYPES_BY_NAME.get(named.name) if isinstance(named, Name) and named.module == 'torch' else None
 
 
 @contextmanager
-def _opened_zip(path: str) -> Iterator[TorchFile]:
-    size = os.path.getsize(path)
+def _opened_zip(path: str, stream: BinaryIO) -> Iterator[StoredFile]:
+    size = file_size(stream)
     try:
-        archive = zipfile.ZipFile(path)
+        archive = zipfile.ZipFile(stream)
     except OSError:
         raise
     except Exception as error:  # its table of contents stands at the end
@@ -202,6 +144,8 @@ def _opened_zip(path: str) -> Iterator[TorchFile]:
                          'it again') from error
     with archive:
         entries = {info.filename: info for info in archive.infolist()}
+        if len(entries) < len(archive.infolist()):
+            raise ValueError(f'{path} is corrupted, or made to deceive: it holds two entries of one name')
         pickles = [name for name in entries if name.endswith('data.pkl') and name.count('/') <= 1]
         if len(pickles) != 1 or any('/code/' in name for name in entries):
             what = 'TorchScript program: take' if pickles else 'zip archive of something else: unpack it, or take'
@@ -219,43 +163,57 @@ def _opened_zip(path: str) -> Iterator[TorchFile]:
         def read(name: str, expected: int | None = None) -> bytes:
             info = entries.get(folder + name)
             if info is None or expected not in (None, info.file_size):
-                raise ValueError(f'{path} is corrupted: {folder}{name} is missing from the archive, or not of '
-                                 f'{expected:,} bytes')
+                raise ValueError(f'{path} is corrupted: {shortened(folder + name)} is missing from the archive, or not '
+                                 f'of {expected:,} bytes')
             try:
                 return archive.read(info)
             except Exception as error:  # checksums, names and sizes that differ, and whatever damaged bytes cause
-                raise ValueError(f'{path} is corrupted: {folder}{name} cannot be read ({_short(error)}). Copy or '
-                                 'download it again') from error
+                raise ValueError(f'{path} is corrupted: {shortened(folder + name)} cannot be read ({_short(error)}). '
+                                 'Copy or download it again') from error
 
         if folder + 'byteorder' in entries and read('byteorder', None) != b'little':
             raise ValueError(f'{path} was saved on a big-endian machine; load and save it again on an ordinary one')
-        yield TorchFile(path, _parsed(path, read('data.pkl')), size, lambda key, count: read(f'data/{key}', count))
+        yield StoredFile(path, _parsed(path, read('data.pkl')), size, lambda key, count: read(f'data/{key}', count))
+
+
+class _Within:
+    """A stream that reads no more than is there, whatever is asked for: memory would be reserved for all of it."""
+
+    def __init__(self, stream: BinaryIO, size: int) -> None:
+        self.stream, self.size = stream, size
+        self.readline, self.tell = stream.readline, stream.tell
+
+    def read(self, count: int) -> bytes:
+        return self.stream.read(min(count, max(0, self.size - self.tell())))
 
 
 @contextmanager
-def _opened_legacy(path: str) -> Iterator[TorchFile]:
-    with open(path, 'rb') as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as memory:
-        references: list[Reference] = []
-        try:
-            _, protocol, system, content, keys = (read_pickle(memory, references) for _ in range(5))
-        except ValueError as error:
-            state = 'truncated' if memory.tell() >= len(memory) else 'corrupted'
-            raise ValueError(f'{path} is {state}: {_short(error)}. Copy or download it again') from error
-        if protocol != _LEGACY_PROTOCOL or as_dict(system).get('little_endian') is not True:
-            raise ValueError(f'{path} is corrupted, or was saved on a big-endian machine')
-        places = _legacy_places(path, memory, keys, references)
+def _opened_legacy(path: str, stream: BinaryIO) -> Iterator[StoredFile]:
+    size = file_size(stream)
+    references: list[Reference] = []
+    pickles = _Within(stream, size)
+    try:
+        _, protocol, system, content, keys = (read_pickle(pickles, references) for _ in range(5))
+    except ValueError as error:
+        state = 'truncated' if stream.tell() >= size else 'corrupted'
+        raise ValueError(f'{path} is {state}: {_short(error)}. Copy or download it again') from error
+    if protocol != _LEGACY_PROTOCOL or as_dict(system).get('little_endian') is not True:
+        raise ValueError(f'{path} is corrupted, or was saved on a big-endian machine')
+    places = _legacy_places(path, stream, size, keys, references)
 
-        def read(key: str, expected: int) -> bytes:
-            begin, end = places.get(key, (0, 0))
-            if end - begin != expected:
-                raise ValueError(f'{path} is corrupted: the storage {key} has {end - begin:,} bytes, its tensor '
-                                 f'expects {expected:,}')
-            return memory[begin:end]
+    def read(key: str, expected: int) -> bytes:
+        begin, end = places.get(key, (0, 0))
+        if end - begin != expected:
+            raise ValueError(f'{path} is corrupted: the storage {shortened(key)} has {end - begin:,} bytes, its tensor '
+                             f'expects {expected:,}')
+        stream.seek(begin)
+        return stream.read(expected)
 
-        yield TorchFile(path, content, len(memory), read)
+    yield StoredFile(path, content, size, read)
 
 
-def _legacy_places(path: str, memory: mmap.mmap, keys: Any, references: list[Reference]) -> dict[str, tuple[int, int]]:
+def _legacy_places(path: str, stream: BinaryIO, size: int, keys: Any,
+                   references: list[Reference]) -> dict[str, tuple[int, int]]:
     """First byte and end of every storage: they follow one another, each behind its number of elements (int64)."""
     sizes = {}
     for reference in references:
@@ -264,14 +222,15 @@ def _legacy_places(path: str, memory: mmap.mmap, keys: Any, references: list[Ref
             sizes[reference.id[2]] = dtype.itemsize if dtype else None
     if not isinstance(keys, list):
         raise ValueError(f'{path} is corrupted: its list of storages makes no sense')
-    places, at = {}, memory.tell()
+    places, at = {}, stream.tell()
     for key in keys:
         if not isinstance(key, str) or not sizes.get(key):
             raise ValueError(f'{path} is corrupted: it holds a storage that no tensor describes')
-        count = int.from_bytes(memory[at:at + 8], 'little')
+        stream.seek(at)
+        count = int.from_bytes(stream.read(8), 'little')
         begin, end = at + 8, at + 8 + count * sizes[key]
-        if end > len(memory):
-            raise ValueError(f'{path} is truncated: of the storage {key}, {end - len(memory):,} bytes are missing. '
+        if end > size:
+            raise ValueError(f'{path} is truncated: of the storage {shortened(key)}, {end - size:,} bytes are missing. '
                              'Copy or download it again')
         places[key], at = (begin, end), end
     return places
@@ -287,4 +246,4 @@ def _parsed(path: str, data: bytes) -> Any:
 
 
 def _short(error: Exception) -> str:
-    return (str(error) or type(error).__name__)[:200]
+    return shortened(str(error) or type(error).__name__, 200)

@@ -16,7 +16,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from basicsr_ssl.checkpoints import zoo
+from basicsr_ssl import zoo
 from basicsr_ssl.config.errors import OptionsError, Problem
 from basicsr_ssl.config.files import (
     FORCE,

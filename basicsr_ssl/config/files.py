@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from basicsr_ssl.checkpoints.files import write_text
 from basicsr_ssl.config.errors import OptionsError, Problem, suggest
+from basicsr_ssl.files import write_text
 
 Tree = dict[str, Any]
 BASE, REPLACE = '_base_', '_replace_'

@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from basicsr_ssl.checkpoints import zoo
+from basicsr_ssl import zoo
 from basicsr_ssl.config.errors import Problem, suggest
 from basicsr_ssl.config.files import Tree, get, has, merge, unmark
 from basicsr_ssl.config.registered import MISSING, Section, section_of, stage_kinds

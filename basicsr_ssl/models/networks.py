@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
+import torch
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY
 
@@ -22,7 +23,8 @@ def read_network(opt: Mapping[str, Any], key: str) -> Any:
     if path == BICUBIC:
         return ARCH_REGISTRY.get('BicubicUpsampler')(opt['scale'])
     try:
-        net: Any = load_network(path, opt['path'].get('param_key_g') if key == 'pretrain_network_g' else None)
+        net: Any = load_network(path, opt['path'].get('param_key_g') if key == 'pretrain_network_g' else None,
+                                dtype=torch.float32, assume=opt.get('network_g'))
     except ValueError as error:
         raise ValueError(f'path: {key}: {error}') from error
     if _is_inferred(net):

@@ -12,7 +12,7 @@ from basicsr.utils.registry import MODEL_REGISTRY
 from torch import nn
 
 from basicsr_ssl.api import choose_units, cut_network, network_cost
-from basicsr_ssl.checkpoints.files import write_text
+from basicsr_ssl.files import write_text
 from basicsr_ssl.models.stage import Stage
 from basicsr_ssl.pruning.scores import score_units
 

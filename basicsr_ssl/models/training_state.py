@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from basicsr_ssl.checkpoints.files import write_atomically
+from basicsr_ssl.files import write_atomically
 
 
 def state_file(folder: str, iteration: int) -> str:

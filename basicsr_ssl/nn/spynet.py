@@ -16,6 +16,8 @@ class AnySizeSpyNet(SpyNet):
     which is empty. Starting from a zero flow of the level's own size is the same for larger frames.
     """
 
+    constant_buffers = ('mean', 'std')  # the same in every network: some files leave them out
+
     def process(self, ref: Tensor, supp: Tensor) -> Tensor:
         """Flow (b, 2, h, w) that aligns ``supp`` to ``ref``, both (b, 3, h, w) with sides that are multiples of 32."""
         pyramid = [torch.cat((self.preprocess(ref), self.preprocess(supp)))]

@@ -12,15 +12,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from basicsr_ssl.api import network_cost
-from basicsr_ssl.checkpoints.files import file_sha256
-from basicsr_ssl.checkpoints.formats import SAFETENSORS, file_format
-from basicsr_ssl.checkpoints.importers import read_torch
-from basicsr_ssl.checkpoints.store import build_network, import_network, read_metadata
+from basicsr_ssl.checkpoints.store import build_network, read_metadata, read_network
+from basicsr_ssl.files import file_sha256
 from basicsr_ssl.report.tables import human
+from basicsr_ssl.terminal import shortened
 
 LR_SIZE = (180, 320)  # of the frames at which the literature counts MACs
 OURS = 'basicsr_ssl'
@@ -32,11 +30,17 @@ EIGHTHS = '▏▎▍▌▋▊▉'
 TOGETHER = '\xa0'  # a space at which no line breaks; printed as any other
 
 
-def describe(path: str | os.PathLike) -> dict[str, Any]:
+def describe(path: str | os.PathLike, param_key: str | None = None) -> dict[str, Any]:
     """What a network file is, as JSON values.
 
+    Args:
+        path: any file that ``load_network`` reads.
+        param_key: ``params`` or ``params_ema`` of a file that has both; None prefers the latter.
+
     Returns:
-        ``file``, ``size`` (bytes), ``sha256``, ``format`` (``basicsr_ssl``, or whose it is), ``arch``, ``form``,
+        ``file``, ``size`` (bytes), ``sha256``, ``checksum`` (of a file of this project: whether it has one, which was
+        then verified; else None), ``param_keys`` (which sets of weights a file of another project has, by the names
+        that ``param_key`` takes), ``format`` (``basicsr_ssl``, or whose it is), ``arch``, ``form``,
         ``args``, ``kept`` (``{group: [units kept, units of the dense network]}``), ``selected`` (the same, of a gated
         network for which it is decided what will be kept; else None), ``params``, ``params_with_flow``, ``macs``,
         ``macs_with_flow`` (per frame of ``lr_size``, (h, w)), ``dtype``, ``not_finite`` (names of tensors with infinity
@@ -47,15 +51,16 @@ def describe(path: str | os.PathLike) -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: it is no network that can be read; the message says what it is.
     """
-    net: Any = import_network(path)
-    provenance, spec = dict(net.provenance), net.spec
-    tensors, ours = _tensors(path)
+    found = read_network(path, param_key)
+    net: Any = build_network(found.spec, found.state, os.fspath(path))
+    provenance, spec, tensors, ours = dict(found.provenance), net.spec, found.state, found.checksum is not None
     with torch.device('meta'):
         full: Any = build_network(replace(spec, widths={}, index={}))
     sizes = {group.name: group.size for group in full.groups}
     selected = _mapping(_mapping(provenance.get('selection') or provenance).get('kept')) if spec.gated else {}
     return {
         'file': os.fspath(path), 'size': os.path.getsize(path), 'sha256': file_sha256(path),
+        'checksum': found.checksum, 'param_keys': list(found.choices),
         'format': OURS if ours else provenance.get('source_format'),
         'arch': spec.arch, 'form': spec.form, 'args': dict(spec.args),
         'kept': {group.name: [group.size, sizes[group.name]] for group in net.groups},
@@ -91,18 +96,6 @@ def _mapping(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {}
 
 
-def _tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], bool]:
-    """The tensors as they are in the file (a network has them all in float32), and whether the file is ours."""
-    kind = file_format(path)
-    if kind != SAFETENSORS:
-        return read_torch(path, kind).state, False
-    try:
-        read_metadata(path)
-    except ValueError:  # that it can be read was seen before: it is somebody else's
-        return load_file(path), False
-    return load_file(path), True
-
-
 def format_info(described: Mapping[str, Any], width: int | None = None, blocks: bool | None = None) -> str:
     """What ``describe`` gives, as text for a terminal.
 
@@ -132,6 +125,8 @@ def _facts(described: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     flow = described['params_with_flow'] > described['params']
     yield 'file', f'{described["file"]}, {human(described["size"])}B'
     yield 'sha256', described['sha256']
+    if described['checksum'] is not None:
+        yield 'checksum', 'verified' if described['checksum'] else 'absent: a file of an older version'
     yield 'format', described['format']
     if described['args']:
         yield 'arguments', ', '.join(f'{key}{TOGETHER}{value}' for key, value in described['args'].items())
@@ -144,11 +139,14 @@ def _facts(described: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         f'; NOT FINITE: {", ".join(wrong[:3])}' + (f' and {len(wrong) - 3} more' if len(wrong) > 3 else '')))
     if described['form'] != 'compact' and described['kept']:
         yield 'units', f'{sum(size for _, size in described["kept"].values()):,} that can be pruned, none removed'
+    if key := described['provenance'].get('param_key'):
+        choices = ', '.join(described['param_keys'])
+        yield 'weights', f'{key}; there are {choices}' if choices else str(key)
     for key in ('stage', 'method'):
         if described[key]:
-            yield key, str(described[key])
+            yield key, shortened(described[key])
     for name, sha256 in _mapping(described['parents']).items():
-        yield 'made from', f'{name} with sha256 {sha256}'
+        yield 'made from', shortened(f'{name} with sha256 {sha256}')
     for name, figures in _mapping(described['figures']).items():
         yield 'measured', f'{name}: ' + ', '.join(
             f'{key} {value:.{2 if key.startswith("psnr") else 4}f}'
@@ -157,8 +155,8 @@ def _facts(described: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield 'made with', ', '.join(f'{name} {version}' for name, version in _mapping(described['versions']).items())
     said = (described['format'], described['sha256'], -1)  # -1: the iteration at the end
     for key, value in described['provenance'].items():
-        if isinstance(value, (str, int, float)) and value not in said and key != 'fingerprint':
-            yield key, str(value)
+        if isinstance(value, (str, int, float)) and value not in said and key not in ('fingerprint', 'param_key'):
+            yield shortened(key, 30), shortened(value)
 
 
 def _wrapped(label: str, text: str, indent: int, width: int) -> list[str]:

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from basicsr_ssl.checkpoints.files import write_atomically
+from basicsr_ssl.files import write_atomically
 
 Panel = tuple[str, np.ndarray, str]
 

@@ -52,7 +52,7 @@ def report_recipe(opt: Mapping[str, Any], report: Mapping[str, Any], run: Run) -
     files, device = report['rows'], run.processes.device
     logger, master = get_root_logger(), run.processes.is_first
     nets: dict[str, Any] = {BICUBIC: BicubicUpsampler(opt['scale'])} if report['bicubic'] else {}
-    nets.update({label: BicubicUpsampler(opt['scale']) if file == BICUBIC else load_network(file)
+    nets.update({label: BicubicUpsampler(opt['scale']) if file == BICUBIC else load_network(file, dtype=torch.float32)
                  for label, file in files.items()})
     for net in nets.values():
         net.to(device).eval()

@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from basicsr_ssl.checkpoints.zoo import PREFIX
 from basicsr_ssl.data.catalog import BENCHMARKS, SCALE, Benchmark
 from basicsr_ssl.data.frames import shortened
+from basicsr_ssl.zoo import PREFIX
 
 Result = Mapping[str, Any]
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from basicsr_ssl.checkpoints.files import write_text
+from basicsr_ssl.files import write_text
 from basicsr_ssl.report.rows import Row
 from basicsr_ssl.report.tables import format_summary
 

@@ -11,10 +11,10 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
-from basicsr_ssl.checkpoints.files import write_text
 from basicsr_ssl.data.catalog import SCALE, check_frame
 from basicsr_ssl.data.degradations import DESCRIPTIONS, Degradation, degrade
 from basicsr_ssl.data.frames import DatasetError, read_frame
+from basicsr_ssl.files import write_text
 
 #: Says beside LR frames how they were made; a folder of LR frames without it comes from elsewhere.
 RECORD = 'made_from_gt.json'

@@ -16,7 +16,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from basicsr_ssl.checkpoints.files import write_text
 from basicsr_ssl.data.catalog import BENCHMARKS, SCALE, TRAINING_SETS, ClipSet, check_clips, check_frame
 from basicsr_ssl.data.degradations import Degradation
 from basicsr_ssl.data.frames import DatasetError, existing_folder, find_clips, list_images
@@ -24,6 +23,7 @@ from basicsr_ssl.data.preparation import lmdb_files, lr_frames, reds
 from basicsr_ssl.data.preparation.lmdb_files import LmdbFrame
 from basicsr_ssl.data.preparation.lr_frames import LrFrame
 from basicsr_ssl.data.preparation.parallel import in_parallel
+from basicsr_ssl.files import write_text
 
 _SHOWN_PROBLEMS = 20
 _COMPARED = 10  # LR frames made elsewhere that are compared with ours

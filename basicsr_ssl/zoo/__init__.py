@@ -12,8 +12,8 @@ from typing import Annotated
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from basicsr_ssl.checkpoints.download import DownloadError, Patience, UnavailableError, fetch
-from basicsr_ssl.checkpoints.files import file_sha256
+from basicsr_ssl.files import file_sha256, kind_of
+from basicsr_ssl.zoo.transfer import DownloadError, Patience, UnavailableError, fetch
 
 PREFIX = 'zoo://'
 ALL = 'all'
@@ -77,7 +77,7 @@ class Entry(_Section):
         """
         mirror = os.environ.get(MIRROR, '')
         if mirror and not mirror.startswith(('http://', 'https://')):
-            raise ValueError(f'{MIRROR} should be the address of a folder, such as https://host/weights/, got {mirror}')
+            raise ValueError(f'{MIRROR} should be the address of a folder, such as https://host/weights/')
         own = DRIVE_FILE.format(self.google_drive) if self.google_drive else self.url
         return [address for address in (f'{mirror.rstrip("/")}/{self.file}' if mirror else None, own) if address]
 
@@ -215,6 +215,8 @@ def _select(names: Iterable[str], folder: Path) -> dict[str, Entry]:
 
 def _obtain(name: str, entry: Entry, folder: Path, patience: Patience | None) -> Path:
     path = folder / entry.file
+    if path.exists() and not path.is_file():
+        raise DownloadError(f'{path} is {kind_of(path.stat().st_mode)}, and no network file: move it away')
     if not path.exists():
         addresses = entry.addresses()
         if not addresses:
@@ -229,8 +231,8 @@ def _obtain(name: str, entry: Entry, folder: Path, patience: Patience | None) ->
     return path
 
 
-def listing() -> str:
-    """The list as a table for the terminal, with the sources' licences, and which files are there already."""
+def listing(folder: str | os.PathLike = FOLDER) -> str:
+    """The list as a table for the terminal, with the sources' licences, and which files are in the folder already."""
     zoo = read_list()
     width = max(map(len, zoo.networks), default=0)
     lines = []
@@ -238,10 +240,10 @@ def listing() -> str:
         lines += [f'{source}: {origin.url}, licence: {origin.licence}']
         for name, entry in zoo.networks.items():
             if entry.source == source:
-                state = ('here' if Path(FOLDER, entry.file).exists() else '' if entry.addresses() else 'by hand')
+                state = ('here' if Path(folder, entry.file).exists() else '' if entry.addresses() else 'by hand')
                 what = ', '.join(filter(None, (entry.arch, entry.trained_on, entry.degradation)))
                 lines.append(f'  {name:{width}}  {state:7}  {what}')
-    notes = [f'here: in {FOLDER}. by hand: {LIST} says on which page it is.',
+    notes = [f'here: in {os.fspath(folder)}. by hand: {LIST} says on which page it is.',
              f'Download: basicsr-ssl download NAME ... | {ALL}. In option files: {PREFIX}NAME.']
     return '\n'.join([*lines, '', *notes])
 

@@ -23,12 +23,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from basicsr.utils.registry import ARCH_REGISTRY
-from torch import Tensor
-
+from basicsr_ssl.archs.basicvsr_arch import conv_table
+from basicsr_ssl.checkpoints.layouts.layout import State
 from basicsr_ssl.pruning.spec import Spec
 
-State = dict[str, Tensor]
 _GATES = {'act_scale': 'gate', 'act_scale_pre': 'gate_in'}
 
 
@@ -76,8 +74,8 @@ def read_ssl(state: State, dense: Spec, lists: Mapping[str, Any] | None) -> tupl
     tables = {name: _table(lists, name) for name in ('kept_wg', 'pruned_wg', 'kept_wg_pre', 'pruned_wg_pre')
               if name != 'pruned_wg_pre' or name in lists}
     args['tail_feat'] = sum(len(_named(tables, name, 'conv_hr')) for name in ('kept_wg', 'pruned_wg'))
-    groups = _groups(dense.arch, args)
-    _check_other_layers(tables, dense.arch, args, groups)
+    groups = _groups(args)
+    _check_other_layers(tables, args, groups)
     kept = {name: _kept(tables, units) for name, units in groups.items()}
     if gated:
         return Spec(dense.arch, args, gated=True), state, {'kept': kept}
@@ -106,9 +104,9 @@ def _named(tables: Mapping[str, Mapping[str, Any]], name: str, layer: str) -> li
     return units
 
 
-def _groups(arch: str, args: Mapping[str, Any]) -> dict[str, _Units]:
+def _groups(args: Mapping[str, Any]) -> dict[str, _Units]:
     groups = {}
-    for conv in ARCH_REGISTRY.get(arch).conv_table(args, {}):
+    for conv in conv_table(args, {}):
         block, _, last = conv.name.rpartition('.')
         if last == 'conv1':
             groups[f'{block}.in'] = _Units(conv.name, '_pre', conv.cin)
@@ -135,9 +133,9 @@ def _kept(tables: Mapping[str, Mapping[str, Any]], units: _Units) -> list[int]:
     return sorted(kept)
 
 
-def _check_other_layers(tables: Mapping[str, Mapping[str, Any]], arch: str, args: Mapping[str, Any],
+def _check_other_layers(tables: Mapping[str, Mapping[str, Any]], args: Mapping[str, Any],
                         groups: Mapping[str, _Units]) -> None:
-    layers = {conv.name for conv in ARCH_REGISTRY.get(arch).conv_table(args, {})}
+    layers = {conv.name for conv in conv_table(args, {})}
     prunable = {units.layer for units in groups.values()}
     for layer, units in tables['pruned_wg'].items():
         if layer not in layers:
@@ -147,7 +145,7 @@ def _check_other_layers(tables: Mapping[str, Mapping[str, Any]], arch: str, args
 
 
 def _check_dimensions(state: State, spec: Spec) -> None:
-    for conv in ARCH_REGISTRY.get(spec.arch).conv_table(spec.args, spec.widths):
+    for conv in conv_table(spec.args, spec.widths):
         for name, dimensions in (('weight', 4), ('bias', 1)):
             tensor = state.get(f'{conv.name}.{name}')
             if tensor is not None and tensor.dim() != dimensions:
@@ -179,7 +177,7 @@ def _without_frozen_gates(state: State, outputs: Mapping[str, tuple[list[int], i
 
 
 def _check_shapes(state: State, spec: Spec) -> None:
-    for conv in ARCH_REGISTRY.get(spec.arch).conv_table(spec.args, spec.widths):
+    for conv in conv_table(spec.args, spec.widths):
         weight = state.get(f'{conv.name}.weight')
         if weight is not None and tuple(weight.shape[:2]) != (conv.cout, conv.cin):
             raise ValueError(f'{conv.name}: its weight has {weight.shape[0]} filters of {weight.shape[1]} channels, '

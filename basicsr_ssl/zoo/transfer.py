@@ -2,6 +2,9 @@
 
 What has come so far stands beside it as ``<name>.part``; a later call, of this or another process, goes on from there.
 The process that holds the lock on the part file is the one that fetches, the others wait for it.
+
+Servers are not trusted to end: attempts, bytes, redirects and waiting are bounded for each address, and whatever goes
+wrong with one address, the next is tried. Passwords in addresses are never shown or stored.
 """
 
 from __future__ import annotations
@@ -16,20 +19,22 @@ import json
 import os
 import random
 import re
+import stat
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from http.client import HTTPException, IncompleteRead
 from pathlib import Path
-from typing import Any, BinaryIO
-from urllib.parse import urlsplit
+from typing import IO, Any
+from urllib.parse import urljoin, urlsplit
 
 import requests
 from tqdm import tqdm
-from urllib3.exceptions import NameResolutionError, NewConnectionError, ReadTimeoutError
+from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError, ProtocolError, ReadTimeoutError
 
-from basicsr_ssl.checkpoints.files import file_sha256, write_text
-from basicsr_ssl.checkpoints.formats import plain
+from basicsr_ssl.files import file_sha256, write_text
+from basicsr_ssl.terminal import plain, shortened
 
 CHUNK = 1 << 14  # a cut loses what came of one
 MAX_BYTES = 1 << 30  # far above any network of this field: what is larger is not what was asked for
@@ -59,13 +64,49 @@ class _Refused(Exception):
     """No further attempt at this address would do better."""
 
 
+class _Session(requests.Session):
+    """Follows no redirect that gives up the secure connection."""
+
+    def get_redirect_target(self, resp: requests.Response) -> str | None:
+        target = super().get_redirect_target(resp)
+        if target and resp.url.lower().startswith('https:') and (
+                urljoin(resp.url, target).lower().startswith('http:')):
+            raise _Refused('it leads on from https to an address without encryption')
+        return target
+
+
+class _Budget:
+    """What one address may still cost.
+
+    Progress, and with it more attempts, is only what brings the file further than it has ever been; once content was
+    dropped as wrong, nothing is.
+    """
+
+    def __init__(self, patience: Patience) -> None:
+        self.patience, self.failed, self.best, self.dropped = patience, 0, 0, False
+        self.bytes = 2 * MAX_BYTES
+
+    def spend(self, count: int) -> None:
+        self.bytes -= count
+        if self.bytes < 0:
+            raise _Refused(f'more than {2 * MAX_BYTES:,} bytes came, and never the file')
+
+    def fail(self, size: int) -> bool:
+        """Count a failure that leaves a part of ``size`` bytes; whether there may be another attempt."""
+        progress = not self.dropped and size >= self.best + PROGRESS
+        self.best = max(self.best, size)
+        self.failed = 1 if progress else self.failed + 1
+        return self.failed < self.patience.attempts
+
+
 @dataclass(frozen=True)
 class Patience:
     """How long to wait for a server, in seconds, and how often to try.
 
     After k failures it waits ``back_off * 2**(k-1)``, times a random factor in [0.5, 1] so that many machines do not
-    come back at the same moment; never more than ``longest``. ``attempts`` counts those in a row that bring less than
-    a MiB.
+    come back at the same moment; never more than ``longest``. ``attempts`` counts those in a row that bring the file
+    less than a MiB further. A connection that brings less than ``slowest`` bytes per second, over ``stall`` seconds, is
+    given up as one that stalls.
     """
 
     connect: float = 15
@@ -73,7 +114,9 @@ class Patience:
     attempts: int = 5
     back_off: float = 1
     longest: float = 120
+    slowest: float = 1024
     sleep: Callable[[float], object] = time.sleep
+    clock: Callable[[], float] = time.monotonic
 
 
 def fetch(addresses: Sequence[str], path: Path, sha256: str | None, patience: Patience | None = None) -> None:
@@ -91,6 +134,7 @@ def fetch(addresses: Sequence[str], path: Path, sha256: str | None, patience: Pa
         UnavailableError: no address gave the file. Parts of it are kept, to be continued, unless they were wrong.
         DownloadError: it could not be written: disk full (the part is kept) or no permission.
     """
+    path = Path(os.path.realpath(path))  # a link is followed, not replaced
     part = Path(f'{path}.part')
     reasons = []
     try:
@@ -102,7 +146,7 @@ def fetch(addresses: Sequence[str], path: Path, sha256: str | None, patience: Pa
                 try:
                     _fetch_from(address, part, sha256, patience or Patience())
                 except _Refused as refused:
-                    reasons.append(f'{address}: {refused}')
+                    reasons.append(_censored(f'{address}: {refused}'))
                 else:
                     _publish(part, path)
                     return
@@ -115,7 +159,7 @@ def fetch(addresses: Sequence[str], path: Path, sha256: str | None, patience: Pa
 def _only_one(part: Path, path: Path) -> Iterator[bool]:
     """Hold the lock on the part file; False if another process has made ``path`` in the meantime."""
     while True:
-        with open(part, 'ab') as stream:
+        with _opened(part, 'ab') as stream:
             _lock(stream, path.name)
             # while this one waited, the file may have got its final name, or have been removed
             there = part.exists() and os.path.samestat(os.fstat(stream.fileno()), part.stat())
@@ -129,7 +173,7 @@ def _only_one(part: Path, path: Path) -> Iterator[bool]:
             return
 
 
-def _lock(stream: BinaryIO, name: str) -> None:
+def _lock(stream: IO[bytes], name: str) -> None:
     try:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -144,29 +188,33 @@ def _lock(stream: BinaryIO, name: str) -> None:
 def _fetch_from(address: str, part: Path, sha256: str | None, patience: Patience) -> None:
     """Fill the part file from one address, in as many attempts as it takes."""
     _say(f'{part.stem}: downloading from {address}')
-    failed = 0
-    with requests.Session() as session:
+    budget = _Budget(patience)
+    with _Session() as session:
         session.max_redirects = MAX_REDIRECTS
         while True:
-            before = part.stat().st_size
             try:
-                sure = _attempt(session, address, part, sha256 is not None, patience)
-                _check(part, sha256, sure)
+                sure = _attempt(session, address, part, sha256 is not None, patience, budget)
+                _check(part, sha256, sure, budget)
                 return
+            except _Refused:
+                if budget.bytes < 0:
+                    _drop_content(part, budget)
+                raise
             except _Again as again:
-                failed = 1 if part.stat().st_size - before >= PROGRESS else failed + 1
-                if failed >= patience.attempts:
-                    times = f', {failed} times in a row' if failed > 1 else ''
+                if not budget.fail(part.stat().st_size):
+                    times = f', {budget.failed} times in a row' if budget.failed > 1 else ''
                     raise _Refused(f'{again}{times}') from again
-                wait = patience.back_off * 2**(failed - 1) * random.uniform(0.5, 1)
+                wait = patience.back_off * 2**(budget.failed - 1) * random.uniform(0.5, 1)
                 wait = min(wait, patience.longest) if again.wait is None else again.wait
                 if wait > patience.longest:
-                    raise _Refused(f'{again}, and asks to come back in {wait:.0f} s: do so') from again
+                    when = f'in {wait:.0f} s' if wait < 1e9 else 'in more than 30 years'
+                    raise _Refused(f'{again}, and asks to come back {when}: do so') from again
                 _say(f'{part.stem}: {again}; trying again in {wait:.0f} s')
                 patience.sleep(wait)
 
 
-def _attempt(session: requests.Session, address: str, part: Path, checked: bool, patience: Patience) -> bool:
+def _attempt(session: requests.Session, address: str, part: Path, checked: bool, patience: Patience,
+             budget: _Budget) -> bool:
     """One request, which appends to the part file or starts it anew.
 
     Args:
@@ -184,35 +232,42 @@ def _attempt(session: requests.Session, address: str, part: Path, checked: bool,
     try:
         with session.get(address, headers=headers, stream=True,
                          timeout=(patience.connect, patience.stall)) as response:
-            start, total = _span(response, have, validator, part)
+            start, total = _span(response, have, validator, part, budget)
             if start and start == total:
                 return False
-            _receive(response, address, part, start, total)
+            _receive(response, address, part, start, total, patience, budget)
             return start == 0 and total is not None
     except requests.RequestException as error:
         passing = isinstance(error, (requests.ConnectionError, requests.Timeout,
                                      requests.exceptions.ChunkedEncodingError,
                                      requests.exceptions.ContentDecodingError))
         raise (_Again if passing else _Refused)(_network_problem(error, address, patience)) from error
+    except (TimeoutError, ReadTimeoutError) as error:
+        raise _Again(f'nothing came for {patience.stall:g} s') from error
+    except (ProtocolError, IncompleteRead, ConnectionError) as error:
+        raise _Again(f'the connection was cut: {error}') from error
+    except (HTTPError, HTTPException, ValueError) as error:  # of an address, here or where it leads on to
+        raise _Refused(_nonsense(error)) from error
 
 
 def _begun(part: Path, address: str, checked: bool) -> tuple[int, str | None]:
     """How many bytes of this address the part file holds, and the mark of the version that they are of."""
     try:
         note = json.loads(_note(part).read_text(encoding='utf-8'))
-        known, validator = note['address'] == address, note['validator']
+        known, validator = note['address'] == _censored(address), note['validator']
     except (OSError, ValueError, KeyError, TypeError):
         return 0, None
     return (part.stat().st_size, validator) if known and (validator or checked) else (0, None)
 
 
-def _span(response: requests.Response, have: int, validator: str | None, part: Path) -> tuple[int, int | None]:
+def _span(response: requests.Response, have: int, validator: str | None, part: Path,
+          budget: _Budget) -> tuple[int, int | None]:
     """Where in the file the body starts, and how long the whole file is, if the server says so."""
     status, named = response.status_code, response.headers.get('Content-Range', '')
     if have and status == requests.codes.requested_range_not_satisfiable:
         if named.replace(' ', '') == f'bytes*/{have}':
             return have, have
-        _drop_content(part)
+        _drop_content(part, budget)
         raise _Again('the file there is another one than the part that has come')
     if status in PASSING or status >= 500:
         raise _Again(f'the server answers {status} {response.reason}', _retry_after(response))
@@ -226,31 +281,35 @@ def _span(response: requests.Response, have: int, validator: str | None, part: P
     match = re.fullmatch(r'bytes (\d{1,18})-(\d{1,18})/(\d{1,18})', named)
     changed = validator is not None and _validator(response) not in (None, validator)
     if not have or not match or int(match[1]) != have or changed:
-        _drop_content(part)
+        _drop_content(part, budget)
         raise _Again('the file has changed there' if changed else
                      f'the server sent another part than was asked for ({named or "it does not say which"})')
     return have, int(match[3])
 
 
-def _receive(response: requests.Response, address: str, part: Path, start: int, total: int | None) -> None:
+def _receive(response: requests.Response, address: str, part: Path, start: int, total: int | None, patience: Patience,
+             budget: _Budget) -> None:
     """Write the body to the part file, from position ``start`` on."""
     if (total or 0) > MAX_BYTES:
         raise _Refused(f'the file is said to have {total:,} bytes, which no network has')
-    chunks = response.iter_content(CHUNK)
+    chunks = _chunks(response, patience, budget)
     first = next(chunks, b'')
     if _is_page(response, first if start == 0 else b''):  # seen before it could take the place of what came earlier
         raise _Refused('a web page came instead of the file, as Google Drive sends it when a file was downloaded too '
                        'often, or asks a question first')
     size, most = start, total or MAX_BYTES
-    with open(part, 'ab' if start else 'wb') as stream, tqdm(
+    with _opened(part, 'ab' if start else 'wb') as stream, tqdm(
             total=total, initial=start, unit='B', unit_scale=True, unit_divisor=1024, desc=part.stem,
             disable=not sys.stderr.isatty(), dynamic_ncols=True) as bar:
         if not start:  # after the old content is gone, before the new one comes
-            write_text(_note(part), json.dumps({'address': address, 'validator': _validator(response)}))
+            if _note(part).is_symlink():
+                raise OSError(f'{_note(part)} is a symbolic link; remove it')
+            write_text(_note(part), json.dumps({'address': _censored(address), 'validator': _validator(response)}))
         for chunk in itertools.chain([first], chunks):
             size += len(chunk)
             if size > most:
                 stream.truncate(0)
+                budget.dropped = True
                 raise _Again(f'more bytes came than the {most:,} that the file has')
             stream.write(chunk)
             bar.update(len(chunk))
@@ -259,12 +318,25 @@ def _receive(response: requests.Response, address: str, part: Path, start: int, 
         raise _Again(f'the connection was cut after {size:,}{of} bytes')
 
 
-def _check(part: Path, sha256: str | None, sure: bool) -> None:
+def _chunks(response: requests.Response, patience: Patience, budget: _Budget) -> Iterator[bytes]:
+    """The body as it arrives: a call that waited for a whole chunk would not see how slowly it comes."""
+    since, size = patience.clock(), 0
+    while chunk := response.raw.read1(CHUNK, decode_content=True):
+        budget.spend(len(chunk))
+        yield chunk
+        size += len(chunk)
+        if (passed := patience.clock() - since) >= patience.stall:
+            if size < patience.slowest * passed:
+                raise _Again(f'only {size:,} bytes came in {passed:.0f} s')
+            since, size = patience.clock(), 0
+
+
+def _check(part: Path, sha256: str | None, sure: bool, budget: _Budget) -> None:
     found = file_sha256(part)
     if sha256 is None or found.startswith(sha256):
         return
     size = part.stat().st_size
-    _drop_content(part)
+    _drop_content(part, budget)
     raise (_Refused if sure else _Again)(
         f'the {size:,} bytes that came have a sha256 that begins with {found[:len(sha256)]}, expected {sha256}; they '
         'were removed')
@@ -287,9 +359,27 @@ def _drop(part: Path) -> None:
     part.unlink(missing_ok=True)
 
 
-def _drop_content(part: Path) -> None:
+def _drop_content(part: Path, budget: _Budget) -> None:
     """Empty the part file. It stays, because its lock does."""
     os.truncate(part, 0)
+    budget.dropped = True
+
+
+def _opened(part: Path, mode: str) -> IO[bytes]:
+    """The part file, if it is a file: a link or a pipe may have been put there by somebody else."""
+    def opener(name: str, flags: int) -> int:
+        fd = os.open(name, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.ENXIO, 'it is no ordinary file; remove it')
+        return fd
+
+    try:
+        return open(part, mode, opener=opener)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError('it is a symbolic link; remove it') from error
+        raise
 
 
 def _validator(response: requests.Response) -> str | None:
@@ -310,12 +400,14 @@ def _retry_after(response: requests.Response) -> float | None:
         return float(text)
     try:
         date = email.utils.parsedate_to_datetime(text)
-    except (TypeError, ValueError):
+        return max(0.0, (date - datetime.datetime.now(date.tzinfo)).total_seconds())
+    except (TypeError, ValueError, OverflowError, IndexError):  # whatever a server may write there
         return None
-    return max(0.0, (date - datetime.datetime.now(date.tzinfo)).total_seconds())
 
 
 def _network_problem(error: requests.RequestException, address: str, patience: Patience) -> str:
+    if isinstance(error, ValueError):
+        return _nonsense(error)
     host = urlsplit(address).hostname
     cause: Any = error.args[0] if error.args else error
     cause = getattr(cause, 'reason', cause)
@@ -338,6 +430,10 @@ def _network_problem(error: requests.RequestException, address: str, patience: P
     return str(error)
 
 
+def _nonsense(error: Exception) -> str:
+    return f'it, or the address that it leads on to, makes no sense ({shortened(error)})'
+
+
 def _disk_problem(error: OSError, part: Path) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return (f'the disk is full: {part} is kept as far as it came; free some space, then the same command '
@@ -347,5 +443,10 @@ def _disk_problem(error: OSError, part: Path) -> str:
     return f'cannot write {part}: {error}'
 
 
+def _censored(text: str) -> str:
+    """Without the user and password of addresses."""
+    return re.sub(r'(?<=://)[^/\s]*@', '***@', text)
+
+
 def _say(line: str) -> None:
-    print(plain(line), file=sys.stderr, flush=True)
+    print(plain(_censored(line)), file=sys.stderr, flush=True)
