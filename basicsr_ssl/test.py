@@ -18,9 +18,9 @@ from basicsr_ssl.api import network_cost
 from basicsr_ssl.checkpoints.files import file_sha256, write_text
 from basicsr_ssl.checkpoints.store import BICUBIC, software_versions
 from basicsr_ssl.data.degradations import DESCRIPTIONS
-from basicsr_ssl.models import validation
+from basicsr_ssl.evaluation import clips as validation
+from basicsr_ssl.evaluation.clips import log_metrics, metric_means, validate_clips
 from basicsr_ssl.models.reconstruction_model import read_input_network
-from basicsr_ssl.models.validation import log_metrics, metric_means, validate_clips
 from basicsr_ssl.report.benchmarks import benchmark_table, quoted
 from basicsr_ssl.report.results import describe_protocol, network_label
 from basicsr_ssl.report.summary import finite

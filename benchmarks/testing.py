@@ -36,8 +36,8 @@ from basicsr_ssl.archs import BicubicUpsampler, PrunableBasicVSR
 from basicsr_ssl.data.clips_dataset import ClipFoldersTestDataset
 from basicsr_ssl.data.degradations import degrade
 from basicsr_ssl.data.frames import LazyFrames
-from basicsr_ssl.models.inference import as_clip, super_resolve
-from basicsr_ssl.models.validation import validate_clips
+from basicsr_ssl.evaluation.clips import validate_clips
+from basicsr_ssl.evaluation.inference import as_clip, super_resolve
 
 SCALE = 4
 SHORT = 5  # frames; as many as flows are estimated at once, and one more

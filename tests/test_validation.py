@@ -31,9 +31,9 @@ from basicsr_ssl.archs import BicubicUpsampler
 from basicsr_ssl.config.sections import RESULT_KEYS, Val
 from basicsr_ssl.data.clips_dataset import ClipFoldersTestDataset
 from basicsr_ssl.data.frames import DatasetError
-from basicsr_ssl.models import validation
-from basicsr_ssl.models.inference import Segment, as_clip, as_image, segments, super_resolve
-from basicsr_ssl.models.validation import log_metrics, metric_means, validate_clips
+from basicsr_ssl.evaluation import clips as validation
+from basicsr_ssl.evaluation.clips import log_metrics, metric_means, validate_clips
+from basicsr_ssl.evaluation.inference import Segment, as_clip, as_image, segments, super_resolve
 
 CPU = torch.device('cpu')
 RGB = {'psnr': {'type': 'calculate_psnr', 'crop_border': 0, 'better': 'higher'},

@@ -22,7 +22,7 @@ NETWORK_LABEL = '{network}'
 # Figures that a report gives beside the metrics of `val:metrics`.
 COST_FIGURES = ('params', 'params_with_flow', 'macs', 'macs_with_flow', 'ms_per_frame')
 
-# What a result holds beside the metrics (`models.validation`).
+# What a result holds beside the metrics (`evaluation.clips`).
 RESULT_KEYS = ('clips', 'seconds_per_frame', 'segment')
 
 

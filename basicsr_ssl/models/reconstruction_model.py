@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 from basicsr_ssl.api import count_macs, count_params
 from basicsr_ssl.checkpoints.files import write_atomically
 from basicsr_ssl.checkpoints.store import BICUBIC, load_network, load_strictly, save_network
-from basicsr_ssl.models.validation import log_metrics, metric_means, validate_clips
+from basicsr_ssl.evaluation.clips import log_metrics, metric_means, validate_clips
 from basicsr_ssl.nn.spynet import AnySizeSpyNet
 
 AMP_TYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16}

@@ -19,8 +19,8 @@ from basicsr_ssl.api import network_cost
 from basicsr_ssl.archs import BicubicUpsampler
 from basicsr_ssl.checkpoints.store import BICUBIC, build_network, load_network
 from basicsr_ssl.data.degradations import DESCRIPTIONS
-from basicsr_ssl.models.inference import as_clip, as_image, super_resolve
-from basicsr_ssl.models.validation import log_metrics, metric_means, test_sets, validate_clips
+from basicsr_ssl.evaluation.clips import log_metrics, metric_means, test_sets, validate_clips
+from basicsr_ssl.evaluation.inference import as_clip, as_image, super_resolve
 from basicsr_ssl.report.benchmarks import how_measured, quoted
 from basicsr_ssl.report.expectations import check_expectations
 from basicsr_ssl.report.plots import comparison_picture, kept_units_chart, pick_crop

@@ -22,7 +22,7 @@ from basicsr_ssl.data.frames import shortened
 
 Result = Mapping[str, Any]
 
-AVERAGING = 'mean of the clip means'  # as models.validation averages
+AVERAGING = 'mean of the clip means'  # as evaluation.clips averages
 # What the tables need, and its type.
 _KEYS = {'benchmark': str, 'degradation': (str, type(None)), 'network': str, 'checkpoint_sha256': (str, type(None)),
          'protocol': dict, 'metrics': dict, 'clips': dict, 'params': int, 'params_with_flow': int, 'macs': int,

@@ -20,7 +20,7 @@ from basicsr.utils.dist_util import get_dist_info
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from basicsr_ssl.models.inference import as_clip, as_image, super_resolve
+from basicsr_ssl.evaluation.inference import as_clip, as_image, super_resolve
 
 # What a result holds beside the means of the metrics.
 OTHER_KEYS = ('clips', 'seconds_per_frame', 'segment')
