@@ -8,10 +8,11 @@ import math
 import threading
 import time
 import weakref
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -28,12 +29,13 @@ from tiny_runs import write_clips
 from torch import Tensor, nn
 
 from basicsr_ssl.archs import BicubicUpsampler
-from basicsr_ssl.config.sections import RESULT_KEYS, Val
+from basicsr_ssl.config.sections import Val
 from basicsr_ssl.data.clips_dataset import ClipFoldersTestDataset
-from basicsr_ssl.data.frames import DatasetError
-from basicsr_ssl.evaluation import clips as validation
-from basicsr_ssl.evaluation.clips import log_metrics, metric_means, validate_clips
-from basicsr_ssl.evaluation.inference import Segment, as_clip, as_image, segments, super_resolve
+from basicsr_ssl.data.frames import DatasetError, LazyFrames
+from basicsr_ssl.evaluation import clips as measuring
+from basicsr_ssl.evaluation.clips import FRAMES_PER_THREAD, Part, combine, measure_clips
+from basicsr_ssl.evaluation.evaluate import measure
+from basicsr_ssl.evaluation.inference import as_frame, as_image, segments, super_resolve
 
 CPU = torch.device('cpu')
 RGB = {'psnr': {'type': 'calculate_psnr', 'crop_border': 0, 'better': 'higher'},
@@ -78,6 +80,10 @@ class Clips:
         return {'lq': lq, 'gt': gt, 'folder': name, 'names': [f'{i:08d}' for i in range(len(lq))]}
 
 
+def bicubic(frame: Tensor) -> Tensor:
+    return BicubicUpsampler(4)(frame[:, None])[:, 0]
+
+
 def noise(frames: int, height: int = 6, width: int = 8, seed: int = 0) -> Tensor:
     return torch.randint(0, 256, (frames, 3, height, width), dtype=torch.uint8,
                          generator=torch.Generator().manual_seed(seed))
@@ -100,7 +106,7 @@ def test_figures_are_basicsrs_on_the_output_of_the_whole_clip(clips: Path, kind:
         bidirectional=kind != 'uni', flow='spynet' if kind == 'spynet' else 'none').eval()
     metrics = {**RGB, 'ssim_y': {'type': 'calculate_ssim', 'crop_border': 2, 'test_y_channel': True}}
     if processes == 1:
-        result = validate_clips(net, held_clips(clips), 'held', run_options(metrics=metrics), CPU)
+        result = measure_clips(net, held_clips(clips), 'held', run_options(metrics=metrics), CPU)
     else:  # one after the other, each with what it would gather
         parts: list[Any] = []
 
@@ -109,10 +115,10 @@ def test_figures_are_basicsrs_on_the_output_of_the_whole_clip(clips: Path, kind:
             return parts
 
         for rank in range(processes):
-            monkeypatch.setattr(validation, 'get_dist_info', lambda rank=rank: (rank, processes))
-            monkeypatch.setattr(validation, '_gather', gather)
+            monkeypatch.setattr(measuring, 'get_dist_info', lambda rank=rank: (rank, processes))
+            monkeypatch.setattr(measuring, '_gather', gather)
             with contextlib.nullcontext() if rank else pytest.raises(ValueError, match='of 3 clips only 2 have names'):
-                result = validate_clips(net, held_clips(clips), 'held', run_options(metrics=metrics), CPU)
+                result = measure_clips(net, held_clips(clips), 'held', run_options(metrics=metrics), CPU)
         assert [sorted(part[0]) for part in parts] == [['clip_0', 'clip_2'], ['clip_1']]
     expected = {}
     for folder in sorted(clips.iterdir()):
@@ -124,17 +130,16 @@ def test_figures_are_basicsrs_on_the_output_of_the_whole_clip(clips: Path, kind:
             'ssim': sum(calculate_ssim(a, b, 0) for a, b in zip(images, gt)) / len(gt),
             'ssim_y': sum(calculate_ssim(a, b, 2, test_y_channel=True) for a, b in zip(images, gt)) / len(gt)}
     assert [values['frames'] for values in expected.values()] == [5, 4, 5]
-    assert result['clips'] == expected
+    assert result.clips == expected
     for name in metrics:
-        assert result[name] == pytest.approx(sum(values[name] for values in expected.values()) / 3, rel=1e-14)
-    assert set(result) == {*metrics, *validation.OTHER_KEYS} and result['segment'] is None
-    assert metric_means(result) == {name: result[name] for name in metrics}
+        assert result.metrics[name] == pytest.approx(sum(values[name] for values in expected.values()) / 3, rel=1e-14)
+    assert set(result.metrics) == set(metrics) and result.segment is None
 
 
 def test_centre_frame_of_the_clip_and_its_mirror_image(clips: Path) -> None:
     """The protocol of Vimeo90K-T, with BasicSR's own expression for the average."""
     net = tiny_net(bidirectional=False).eval()
-    result = validate_clips(net, held_clips(clips), 'held', run_options(flip_seq=True, center_frame_only=True), CPU)
+    result = measure_clips(net, held_clips(clips), 'held', run_options(flip_seq=True, center_frame_only=True), CPU)
     for folder in clips.iterdir():
         gt, lq = read_clip(folder)
         n = len(gt)
@@ -142,13 +147,13 @@ def test_centre_frame_of_the_clip_and_its_mirror_image(clips: Path) -> None:
             output = net(torch.cat([lq, lq.flip(0)], dim=0)[None])
             output = 0.5 * (output[:, :n] + output[:, n:].flip(1))
         image = eight_bit(output[0, n // 2][None])[0]
-        assert result['clips'][folder.name] == {
+        assert result.clips[folder.name] == {
             'frames': 1, 'psnr': calculate_psnr(image, gt[n // 2], 0), 'ssim': calculate_ssim(image, gt[n // 2], 0)}
 
 
 def test_saved_frames_are_the_measured_ones(clips: Path, tmp_path: Path) -> None:
     net = tiny_net().eval()
-    validate_clips(net, held_clips(clips, clips=['clip_1']), 'set', run_options(tmp_path), CPU, save_img=True)
+    measure_clips(net, held_clips(clips, clips=['clip_1']), 'set', run_options(tmp_path), CPU, save_img=True)
     _, lq = read_clip(clips / 'clip_1')
     with torch.no_grad():
         images = eight_bit(net(lq[None])[0])
@@ -161,7 +166,7 @@ def test_saved_frames_are_the_measured_ones(clips: Path, tmp_path: Path) -> None
 def test_sample_frame_of_tensorboard(clips: Path) -> None:
     shown = {}
     writer = SimpleNamespace(add_image=lambda tag, image, step, dataformats: shown.update({tag: (image, step)}))
-    validate_clips(BicubicUpsampler(4), held_clips(clips), 'held', run_options(), CPU, False, writer, 7)
+    measure_clips(BicubicUpsampler(4), held_clips(clips), 'held', run_options(), CPU, False, writer, 7)
     gt, lq = read_clip(clips / 'clip_0')
     assert shown.keys() == {'held/clip_0/result', 'held/clip_0/gt'}
     assert np.array_equal(shown['held/clip_0/gt'][0], gt[2][..., ::-1]) and shown['held/clip_0/gt'][1] == 7
@@ -175,19 +180,19 @@ def test_eight_bit_images_are_basicsrs() -> None:
     assert np.array_equal(as_image(frame), np.asarray(tensor2img([frame.clone()])))
     pixels = noise(1)[0]
     assert np.array_equal(as_image(pixels), pixels.numpy().transpose(1, 2, 0)[..., ::-1])
-    assert np.array_equal(as_image(as_clip([pixels])[0]), as_image(pixels))
+    assert np.array_equal(as_image(as_frame(pixels)), as_image(pixels))
 
 
 def test_seconds_are_those_of_inference_for_each_lr_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     """The network needs 2 s for a frame of clip a and 5 s for one of b; reading an item takes 1000 s."""
     clock = SimpleNamespace(time=0.0)
-    monkeypatch.setattr(validation, '_now', lambda device: clock.time)
+    monkeypatch.setattr(measuring, '_now', lambda device: clock.time)
 
     class Slow(nn.Module):
-        def stream(self, x: Tensor, keep: str) -> Any:
-            for frame in BicubicUpsampler(4).stream(x):
-                clock.time += 2 if x.shape[-1] == 8 else 5
-                yield frame
+        def stream(self, frames: Iterable[Tensor], keep: str) -> Any:
+            for frame in frames:
+                clock.time += 2 if frame.shape[-1] == 8 else 5
+                yield bicubic(frame)
 
     class SlowClips(Clips):
         def __getitem__(self, index: int) -> dict[str, Any]:
@@ -196,39 +201,59 @@ def test_seconds_are_those_of_inference_for_each_lr_frame(monkeypatch: pytest.Mo
 
     test_set = SlowClips({'a': noise(3), 'b': noise(6, width=9)})
     for centre in (False, True):
-        result = validate_clips(Slow(), test_set, 'set', run_options(metrics={'psnr': RGB['psnr']},
+        result = measure_clips(Slow(), test_set, 'set', run_options(metrics={'psnr': RGB['psnr']},
                                                                      center_frame_only=centre), CPU)
-        assert result['seconds_per_frame'] == (3 * 2 + 6 * 5) / 9
-        assert [values['frames'] for values in result['clips'].values()] == ([1, 1] if centre else [3, 6])
+        assert result.seconds_per_frame == (3 * 2 + 6 * 5) / 9
+        assert [values['frames'] for values in result.clips.values()] == ([1, 1] if centre else [3, 6])
 
 
 def test_many_clips_with_names_of_two_parts(caplog: pytest.LogCaptureFixture) -> None:
     names = [f'{i // 10:05d}/{i % 10:04d}' for i in range(200)]
     options = run_options(metrics={'psnr': RGB['psnr']})
-    result = validate_clips(BicubicUpsampler(4), Clips({name: noise(1, 4, 4, i) for i, name in enumerate(names)}),
-                            'Vimeo90K-T', options, CPU)
-    assert list(result['clips']) == names
+    test_set = Clips({name: noise(1, 4, 4, i) for i, name in enumerate(names)})
     logger, tags = get_root_logger(), []
-    writer = SimpleNamespace(add_scalar=lambda *entry: tags.append(entry))
+    writer = SimpleNamespace(add_scalar=lambda *entry: tags.append(entry), add_image=lambda *entry, **more: None)
     logger.addHandler(caplog.handler)
     try:
         with caplog.at_level(logging.INFO, logger.name):
-            log_metrics(result, 'Vimeo90K-T', 3, writer)
+            result = measure(BicubicUpsampler(4), test_set, 'Vimeo90K-T', options, CPU, False, writer, 3)
     finally:
         logger.removeHandler(caplog.handler)
+    assert list(result.clips) == names
     assert caplog.messages[-1].splitlines() == [
-        'Validation Vimeo90K-T', f'\t # psnr: {result["psnr"]:.4f}\tmean of 200 clips']
-    assert tags == [('metrics/Vimeo90K-T/psnr', result['psnr'], 3)]
+        'Validation Vimeo90K-T', f'\t # psnr: {result.metrics["psnr"]:.4f}\tmean of 200 clips']
+    assert tags == [('metrics/Vimeo90K-T/psnr', result.metrics['psnr'], 3)]
 
 
 def test_no_metric_can_take_the_name_of_another_figure() -> None:
-    assert RESULT_KEYS == validation.OTHER_KEYS
+    metric = {'type': 'calculate_psnr', 'crop_border': 0}
+    clips = measure_clips(BicubicUpsampler(4), Clips({'a': noise(1)}), 'set', run_options(), CPU).clips
+    cell = {'network': 'net', 'params': 0, 'psnr': 30.0}
+    for name in ({*clips['a']} - {*RGB}) | (cell.keys() - {*RGB}):
+        with pytest.raises(ValidationError, match=f'should not be named {name}'):
+            Val.model_validate({'metrics': {name: metric}})
 
 
 # ---- segments
 
+class Segment(NamedTuple):
+    """Frames ``start`` to ``stop`` of a clip; those from ``first`` to ``last`` are its result."""
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+def cut(frames: int, length: int, overlap: int) -> list[Segment]:
+    """The segments of a clip that is an iterator, whose frames are numbers."""
+    found = []
+    for seen, first, last in segments(iter(range(frames)), length, overlap):
+        assert seen == list(range(seen[0], seen[-1] + 1))
+        found.append(Segment(seen[0], seen[-1] + 1, seen[0] + first, seen[0] + last))
+    return found
+
+
 @pytest.mark.parametrize(('frames', 'length', 'overlap', 'expected'), [
-    (5, None, 0, [(0, 5, 0, 5)]),
     (5, 5, 4, [(0, 5, 0, 5)]),
     (5, 8, 2, [(0, 5, 0, 5)]),
     (8, 4, 0, [(0, 4, 0, 4), (4, 8, 4, 8)]),
@@ -236,8 +261,8 @@ def test_no_metric_can_take_the_name_of_another_figure() -> None:
     (9, 4, 1, [(0, 4, 0, 3), (3, 7, 3, 6), (5, 9, 6, 9)]),
     (3, 1, 0, [(0, 1, 0, 1), (1, 2, 1, 2), (2, 3, 2, 3)]),
 ])
-def test_segments_by_hand(frames: int, length: int | None, overlap: int, expected: list[tuple[int, ...]]) -> None:
-    assert segments(frames, length, overlap) == [Segment(*numbers) for numbers in expected]
+def test_segments_by_hand(frames: int, length: int, overlap: int, expected: list[tuple[int, ...]]) -> None:
+    assert cut(frames, length, overlap) == [Segment(*numbers) for numbers in expected]
 
 
 @given(st.data())
@@ -245,7 +270,7 @@ def test_every_frame_comes_from_the_segment_with_most_frames_around_it(data: st.
     frames = data.draw(st.integers(1, 40))
     length = data.draw(st.integers(1, 40))
     overlap = data.draw(st.integers(0, length - 1))
-    found = segments(frames, length, overlap)
+    found = cut(frames, length, overlap)
 
     def around(segment: Segment, frame: int) -> int:
         """Frames between this one and the nearest cut; the ends of the clip are no cuts."""
@@ -260,6 +285,14 @@ def test_every_frame_comes_from_the_segment_with_most_frames_around_it(data: st.
         for i in range(segment.first, segment.last):
             assert segment.start <= i < segment.stop
             assert around(segment, i) == max(around(other, i) for other in found if other.start <= i < other.stop)
+
+
+@given(st.integers(1, 60), st.integers(1, 12), st.data())
+def test_segments_hold_no_more_than_twice_their_length(frames: int, length: int, data: st.DataObject) -> None:
+    taken: list[int] = []
+    numbers = (taken.append(i) or i for i in range(frames))
+    for seen, _, _ in segments(numbers, length, data.draw(st.integers(0, length - 1))):
+        assert len(taken) - seen[0] <= 2 * length
 
 
 @pytest.mark.parametrize('flip_seq', [False, True])
@@ -283,12 +316,12 @@ def test_segments_of_a_clip_are_run_as_clips(flip_seq: bool) -> None:
 def test_only_results_of_segments_are_marked() -> None:
     test_set = Clips({'short': noise(3), 'long': noise(7)})
     options = run_options(metrics={'psnr': RGB['psnr']}, segment=7, overlap=2)
-    whole = validate_clips(tiny_net().eval(), test_set, 'set', options, CPU)
-    assert whole['segment'] is None
-    cut = validate_clips(tiny_net().eval(), test_set, 'set', run_options(metrics={'psnr': RGB['psnr']}, segment=4,
+    whole = measure_clips(tiny_net().eval(), test_set, 'set', options, CPU)
+    assert whole.segment is None
+    cut = measure_clips(tiny_net().eval(), test_set, 'set', run_options(metrics={'psnr': RGB['psnr']}, segment=4,
                                                                           overlap=2), CPU)
-    assert cut['segment'] == {'frames': 4, 'overlap': 2}
-    assert cut['clips']['short'] == whole['clips']['short'] and cut['clips']['long'] != whole['clips']['long']
+    assert cut.segment == {'frames': 4, 'overlap': 2}
+    assert cut.clips['short'] == whole.clips['short'] and cut.clips['long'] != whole.clips['long']
 
 
 @pytest.mark.parametrize(('val', 'message'), [
@@ -296,7 +329,7 @@ def test_only_results_of_segments_are_marked() -> None:
     ({'segment': 4, 'overlap': 4}, '4 is not below segment, 4; segments would not advance'),
     ({'segment': 0}, 'greater than or equal to 1'),
     ({'keep_states': 'disk'}, "'device' or 'host'"),
-    ({'metrics': {'clips': RGB['psnr']}}, 'should not be named clips: results hold other figures under these names')])
+    ({'metrics': {'frames': RGB['psnr']}}, 'should not be named frames: results hold other figures under these names')])
 def test_options_that_cannot_be(val: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Val.model_validate(val)
@@ -337,7 +370,7 @@ def test_streaming_holds_the_backward_states_to_come_and_little_else(bidirection
     if bidirectional:
         net.backward_trunk.register_forward_hook(lambda module, given, out: backward.note(out))
     n = 9
-    stream: Any = net.stream(clip(n), keep)
+    stream: Any = net.stream(clip(n).unbind(1), keep)
     for i in range(n):
         frames.see(next(stream))
         assert frames.count() <= 1  # PyTorch's no_grad around a generator remembers what came last
@@ -349,7 +382,7 @@ def test_streaming_holds_the_backward_states_to_come_and_little_else(bidirection
 
 
 def test_frames_wait_for_their_measurement_in_bounded_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation.os, 'sched_getaffinity', lambda process: {0, 1}, raising=False)
+    monkeypatch.setattr(measuring.os, 'sched_getaffinity', lambda process: {0, 1}, raising=False)
     monkeypatch.delenv('LOCAL_WORLD_SIZE', raising=False)
     outputs, images = Alive(), Alive()
 
@@ -357,59 +390,71 @@ def test_frames_wait_for_their_measurement_in_bounded_number(monkeypatch: pytest
         return outputs.see(frame.repeat_interleave(4, 2).repeat_interleave(4, 3))
 
     class Net(nn.Module):
-        def stream(self, x: Tensor, keep: str) -> Any:
-            return map(enlarge, x.unbind(1))
+        def stream(self, frames: Iterable[Tensor], keep: str) -> Any:
+            return map(enlarge, frames)
 
     def slowly(*args: Any) -> float:
         time.sleep(0.003)  # so that inference would run ahead
         return 1.0
 
-    monkeypatch.setattr(validation, 'calculate_metric', slowly)
-    monkeypatch.setattr(validation, 'as_image', lambda frame: images.see(as_image(frame)))
-    result = validate_clips(Net(), Clips({'a': noise(40), 'b': noise(40)}), 'set',
+    monkeypatch.setattr(measuring, 'calculate_metric', slowly)
+    monkeypatch.setattr(measuring, 'as_image', lambda frame: images.see(as_image(frame)))
+    result = measure_clips(Net(), Clips({'a': noise(40), 'b': noise(40)}), 'set',
                             run_options(metrics={'psnr': RGB['psnr']}), CPU)
-    assert result['psnr'] == 1 and len(outputs.references) == 80
+    assert result.metrics['psnr'] == 1 and len(outputs.references) == 80
     assert outputs.most <= 2  # one, and the next while it is being made
     # two threads: their frames, those that wait, and the one that is made meanwhile; and as many GT frames as threads
-    assert images.most <= validation.FRAMES_PER_THREAD * 2 + 1 + 2
+    assert images.most <= measuring.FRAMES_PER_THREAD * 2 + 1 + 2
     assert images.most > 2
 
 
-def test_only_the_next_clip_is_read_ahead() -> None:
-    read: list[str] = []
-    seen: list[tuple[str, list[str]]] = []
+@pytest.mark.parametrize('segment', [None, 3])
+def test_lr_frames_are_read_ahead_in_bounded_number(segment: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long a clip is; and those of the next one before it ends."""
+    monkeypatch.setattr(measuring.os, 'sched_getaffinity', lambda process: {0, 1}, raising=False)
+    monkeypatch.delenv('LOCAL_WORLD_SIZE', raising=False)
+    read, given = Alive(), Alive()
+    ahead: list[int] = []
 
-    class Frames(list):
-        def __init__(self, name: str, frames: Tensor) -> None:
-            super().__init__(frames)
-            self.name = name
+    class Net(nn.Module):
+        """One that takes each frame only when it is its turn."""
+        def stream(self, frames: Iterable[Tensor], keep: str) -> Any:
+            for frame in frames:
+                ahead.append(len(read.references) - len(given.references))
+                yield bicubic(frame)
 
-        def __getitem__(self, index: Any) -> Any:
-            read.append(self.name)
-            return super().__getitem__(index)
-
-    class Reported(Clips):
+    class Long(Clips):
         def __getitem__(self, index: int) -> dict[str, Any]:
             item = super().__getitem__(index)
-            return {**item, 'lq': Frames(item['folder'], item['lq'])}
+            return {**item, 'lq': LazyFrames(len(item['lq']), lambda i: read.see(noise(1, seed=i)[0]))}
 
-    with validation._Threads() as threads:
-        for _, item, lq in validation._clips_ahead(Reported({name: noise(3, seed=ord(name)) for name in 'abcd'}),
-                                                   range(4), threads):
-            assert torch.equal(lq, noise(3, seed=ord(item['folder'])).float() / 255)
-            seen.append((item['folder'], sorted(set(read))))
-    for name, so_far in seen:
-        assert set('abcd'[:'abcd'.index(name) + 1]) <= set(so_far) <= set('abcd'[:'abcd'.index(name) + 2])
-    assert [name for name, _ in seen] == list('abcd') and len(read) == 12
+    monkeypatch.setattr(measuring, 'as_frame', lambda pixels: given.see(as_frame(pixels)))
+    result = measure_clips(Net(), Long({'a': noise(40), 'b': noise(40)}), 'set', run_options(
+        metrics={'psnr': RGB['psnr']}, segment=segment), CPU)
+    assert len(read.references) == 80 and result.clips['a']['frames'] == result.clips['b']['frames'] == 40
+    # two threads: their frames, and that which is made float32
+    assert read.most <= 2 * FRAMES_PER_THREAD + 1
+    assert given.most <= (2 if segment is None else 2 * segment + 1)  # one, and the next while it is being made
+    assert ahead[-10] > 0
+
+
+def test_frames_of_clips_come_in_order() -> None:
+    clips = {name: noise(frames, seed=ord(name)) for name, frames in (('a', 3), ('b', 0), ('c', 1), ('d', 9))}
+    with measuring._Threads() as threads:
+        found = [(index, item['folder'], list(frames)) for index, item, frames in measuring._clips_ahead(
+            Clips(clips), [3, 0, 1, 2], threads)]
+    assert [(index, name) for index, name, _ in found] == [(3, 'd'), (0, 'a'), (1, 'b'), (2, 'c')]
+    for _, name, frames in found:
+        assert len(frames) == len(clips[name]) and all(map(torch.equal, frames, clips[name]))
 
 
 # ---- errors
 
 def fails(error: type[Exception], message: str, *args: Any, **more: Any) -> None:
-    """validate_clips must raise ``error`` with one line that matches, and leave no thread behind."""
+    """measure_clips must raise ``error`` with one line that matches, and leave no thread behind."""
     before = threading.active_count()
     with pytest.raises(error, match=message) as caught:
-        validate_clips(*args, **more)
+        measure_clips(*args, **more)
     assert '\n' not in str(caught.value)
     assert threading.active_count() == before
 
@@ -462,14 +507,14 @@ def test_other_errors_name_the_frame_and_the_remedy(tmp_path: Path) -> None:
 
 
 def test_an_interruption_drops_what_has_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation.os, 'sched_getaffinity', lambda process: {0}, raising=False)
+    monkeypatch.setattr(measuring.os, 'sched_getaffinity', lambda process: {0}, raising=False)
     begun, release, ran = threading.Event(), threading.Event(), []
 
     def blocks() -> None:
         begun.set()
         release.wait(30)
 
-    with pytest.raises(KeyboardInterrupt), validation._Threads() as threads:
+    with pytest.raises(KeyboardInterrupt), measuring._Threads() as threads:
         assert threads.count == 1
         threads.submit(blocks)
         waiting = [threads.submit(ran.append, i) for i in range(5)]
@@ -480,18 +525,18 @@ def test_an_interruption_drops_what_has_not_begun(monkeypatch: pytest.MonkeyPatc
 
 
 def test_processes_of_one_machine_share_its_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(validation.os, 'sched_getaffinity', lambda process: set(range(10)), raising=False)
+    monkeypatch.setattr(measuring.os, 'sched_getaffinity', lambda process: set(range(10)), raising=False)
     for processes, expected in ((1, 10), (4, 2), (16, 1)):
         monkeypatch.setenv('LOCAL_WORLD_SIZE', str(processes))
-        with validation._Threads() as threads:
+        with measuring._Threads() as threads:
             assert threads.count == expected
 
 
 def test_infinite_psnr_of_a_clip_does_not_make_the_mean_infinite() -> None:
     def mean(*clips: list[float]) -> float:
         measured = {str(i): [{'psnr': value} for value in values] for i, values in enumerate(clips)}
-        part = (measured, {clip: len(values) for clip, values in measured.items()}, 1.0)
-        return validation._combine([part], ['psnr'], len(clips), 'set', {})['psnr']
+        part = Part(measured, {clip: len(values) for clip, values in measured.items()}, 1.0)
+        return combine(part, ['psnr'], len(clips), 'set').metrics['psnr']
 
     assert mean([30.0, 20.0], [math.inf], [21.0, math.inf], [35.0]) == 30
     assert mean([math.inf], [math.inf]) == math.inf

@@ -3,50 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import islice, pairwise
+from itertools import chain, islice, starmap
 from operator import itemgetter
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-
-class Segment(NamedTuple):
-    """Frames ``start`` to ``stop`` that a network sees at once; those from ``first`` to ``last`` are its result."""
-    start: int
-    stop: int
-    first: int
-    last: int
+T = TypeVar('T')
 
 
-def segments(frames: int, length: int | None, overlap: int = 0) -> list[Segment]:
-    """Cut a clip into segments of equal length that overlap.
+def task_of(net: nn.Module) -> str:
+    """What a network does: ``'clip'``, also where it does not say so, ``'image'`` or ``'flow'``."""
+    return getattr(net, 'task', 'clip')
+
+
+def segments(frames: Iterable[T], length: int, overlap: int = 0) -> Iterator[tuple[list[T], int, int]]:
+    """Cut a clip of unknown length into segments of equal length that overlap; twice ``length`` is held at most.
 
     Args:
-        frames: of the clip.
-        length: of a segment; None, or as many as the clip has, leaves the clip whole.
+        frames: of the clip. One that has no more than ``length`` is left whole.
+        length: of a segment.
         overlap: frames that neighbouring segments share, 0 <= overlap < length; the last two may share more, so that
             the last one has its full length. Each segment gives its result up to the middle of what it shares.
+
+    Yields:
+        The frames of a segment, which a network sees at once, and those that are its result: from which, and up to
+        which, counted within the segment.
     """
-    if length is None or length >= frames:
-        return [Segment(0, frames, 0, frames)]
-    starts = [*range(0, frames - length, length - overlap), frames - length]
-    cuts = [0, *((before + length + start) // 2 for before, start in pairwise(starts)), frames]
-    return [Segment(start, start + length, first, last) for start, first, last in zip(starts, cuts, cuts[1:])]
+    coming = iter(frames)
+    seen, first = list(islice(coming, length)), 0
+    while new := list(islice(coming, length - overlap)):
+        last = (length + len(new)) // 2
+        yield seen, first, last
+        seen, first = (seen + new)[len(new):], last - len(new)
+    yield seen, first, len(seen)
 
 
 @torch.no_grad()
-def super_resolve(net: nn.Module, lq: Tensor, flip_seq: bool = False, segment: int | None = None, overlap: int = 0,
-                  keep_states: Literal['device', 'host'] = 'device') -> Iterator[Tensor]:
+def super_resolve(net: nn.Module, frames: Iterable[Tensor], flip_seq: bool = False, segment: int | None = None,
+                  overlap: int = 0, keep_states: Literal['device', 'host'] = 'device') -> Iterator[Tensor]:
     """Super-resolve one clip, frame by frame.
 
     Args:
-        net: the network. If it has ``stream`` (see ``PrunableBasicVSR.stream``), no more of the clip is in memory than
-            that needs; otherwise it runs the clip, or the segment, as a whole.
-        lq: frames (n, 3, h, w) in [0, 1], on the network's device.
-        flip_seq: append the reversed clip and average both halves of the output (the Vimeo90K protocol). All HR frames
-            are then in memory, as the first one needs the last output.
+        net: the network. One for images runs frame by frame, whatever the other arguments say. One that has ``stream``
+            (see ``PrunableBasicVSR.stream``) takes frames as it needs them, and no more of the clip is in memory than
+            that. Any other runs the clip, or the segment, as a whole.
+        frames: (3, h, w) in [0, 1], on the network's device; a tensor (n, 3, h, w) serves as well.
+        flip_seq: append the reversed clip and average both halves of the output (the Vimeo90K protocol). The whole
+            clip, or segment, and all its HR frames are then in memory, as the first one needs the last output.
         segment: run the clip in segments of this many frames, see ``segments``; None runs it whole. It bounds the
             memory of any network, and changes the result near the cuts.
         overlap: frames that neighbouring segments share.
@@ -55,28 +61,38 @@ def super_resolve(net: nn.Module, lq: Tensor, flip_seq: bool = False, segment: i
     Yields:
         Frames (3, s*h, s*w), in order, not clamped.
     """
-    for start, stop, first, last in segments(len(lq), segment, overlap):
-        yield from islice(_run(net, lq[start:stop], flip_seq, keep_states), first - start, last - start)
+    if task_of(net) == 'image':
+        yield from (net(frame[None])[0] for frame in frames)
+    elif segment is None:
+        yield from _run(net, frames, flip_seq, keep_states)
+    else:
+        def run(seen: list[Tensor], first: int, last: int) -> Iterator[Tensor]:
+            return islice(_run(net, seen, flip_seq, keep_states), first, last)
+
+        # not a loop, whose variable would keep one segment alive while the next one is read
+        yield from chain.from_iterable(starmap(run, segments(frames, segment, overlap)))
 
 
-def _run(net: Any, lq: Tensor, flip_seq: bool, keep_states: Literal['device', 'host']) -> Iterator[Tensor]:
+def _run(net: Any, frames: Iterable[Tensor], flip_seq: bool, keep_states: Literal['device', 'host']
+         ) -> Iterator[Tensor]:
     """Frames of one clip that the network sees as a whole."""
     if flip_seq:
-        frames = list(_run(net, torch.cat((lq, lq.flip(0))), False, keep_states))
-        yield from (0.5 * (one + other) for one, other in zip(frames[:len(lq)], frames[:len(lq) - 1:-1]))
+        clip = list(frames)
+        output = list(_run(net, [*clip, *reversed(clip)], False, keep_states))
+        yield from (0.5 * (one + other) for one, other in zip(output[:len(clip)], output[:len(clip) - 1:-1]))
     elif hasattr(net, 'stream'):
         # map and not a loop, whose variable would keep one frame alive while the next one is made
-        yield from map(itemgetter(0), net.stream(lq[None], keep_states))
+        yield from map(itemgetter(0), net.stream(map(itemgetter(None), frames), keep_states))
     else:
-        yield from net(lq[None])[0]
+        yield from net(torch.stack(list(frames))[None])[0]
 
 
-def as_clip(frames: Iterable[Tensor]) -> Tensor:
-    """Frames (3, h, w) uint8 as a clip (n, 3, h, w) float32 in [0, 1].
+def as_frame(pixels: Tensor) -> Tensor:
+    """A frame (3, h, w) uint8 as float32 in [0, 1].
 
     On the CPU: there 1/255 is not a factor but a divisor, and the numbers are those of BasicSR's datasets.
     """
-    return torch.stack(list(frames)).contiguous().float().div_(255)
+    return pixels.contiguous().float().div_(255)
 
 
 def as_image(frame: Tensor) -> np.ndarray:

@@ -22,8 +22,10 @@ from torch.nn.parallel import DistributedDataParallel
 from basicsr_ssl.api import count_macs, count_params
 from basicsr_ssl.checkpoints.files import write_atomically
 from basicsr_ssl.checkpoints.store import BICUBIC, load_network, load_strictly, save_network
-from basicsr_ssl.evaluation.clips import log_metrics, metric_means, validate_clips
+from basicsr_ssl.evaluation.evaluate import measure
+from basicsr_ssl.evaluation.result import Figures
 from basicsr_ssl.nn.spynet import AnySizeSpyNet
+from basicsr_ssl.pruning.cost import LR_SIZE
 
 AMP_TYPES = {'bf16': torch.bfloat16, 'fp16': torch.float16}
 FLOW_PREFIX = 'spynet.'
@@ -54,7 +56,7 @@ class ReconstructionModel(BaseModel):
         # how it was pruned, or is being; a later stage inherits it with the network
         self.method: str | None = getattr(net, 'provenance', {}).get('method')
         self.net_g: Any = self.prepare(net).to(self.device)
-        lr_size = tuple(opt['pruning']['lr_size']) if opt.get('pruning') else (180, 320)
+        lr_size = tuple(opt['pruning']['lr_size']) if opt.get('pruning') else LR_SIZE
         get_root_logger().info(
             f'{type(self.net_g).__name__}, {self.net_g.spec.form}: '
             f'{count_params(self.net_g, flow=False):,} parameters '
@@ -293,21 +295,20 @@ class ReconstructionModel(BaseModel):
         return self.net_g if ema is None else ema
 
     def validation(self, dataloader: Any, current_iter: int, tb_logger: Any,  # type: ignore[override]
-                   save_img: bool = False) -> dict[str, Any]:
+                   save_img: bool = False) -> Figures:
         """Metrics of one test set (``dataloader.dataset``, ``dataloader.name``), whatever the number of processes.
 
         Returns:
-            See ``validate_clips``.
+            See ``measure``.
         """
         name = dataloader.name
         net = self.evaluated_network()
         training = net.training
         net.eval()
-        result = validate_clips(net, dataloader.dataset, name, self.opt, self.device, save_img, tb_logger, current_iter)
+        figures = measure(net, dataloader.dataset, name, self.opt, self.device, save_img, tb_logger, current_iter)
         net.train(training)
-        log_metrics(result, name, current_iter, tb_logger)
-        self.metrics[name] = metric_means(result)
-        return result
+        self.metrics[name] = figures.metrics
+        return figures
 
 
 def read_network(opt: dict[str, Any], key: str) -> Any:
