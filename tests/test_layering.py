@@ -28,7 +28,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     'models': {'api', 'archs', 'checkpoints', 'data', 'evaluation', 'losses', 'nn', 'pruning'},
     'report': {'api', 'archs', 'checkpoints', 'data.catalog', 'evaluation', 'pruning', 'runtime', 'config.errors'},
     # the package, so that BasicSR's registries are filled when they are read
-    'config': {'checkpoints.files', 'checkpoints.zoo', 'evaluation.result', 'pruning.cost', ROOT},
+    'config': {'checkpoints.files', 'checkpoints.zoo', 'data.options', 'evaluation.result', 'pruning.cost', ROOT},
     'runtime': set(),
     'test': {'api', 'config', 'runtime', 'report', 'models', 'evaluation', 'data', 'checkpoints'},
     'train': {'config', 'runtime', 'models', 'data', 'checkpoints'},

@@ -28,14 +28,15 @@ from pydantic import ValidationError
 from tiny_runs import write_clips
 from torch import Tensor, nn
 
-from basicsr_ssl.archs import BicubicUpsampler
+from basicsr_ssl.archs import BicubicUpsampler, StandaloneSpyNet
 from basicsr_ssl.config.sections import Val
 from basicsr_ssl.data.clips_dataset import ClipFoldersTestDataset
 from basicsr_ssl.data.frames import DatasetError, LazyFrames
 from basicsr_ssl.evaluation import clips as measuring
 from basicsr_ssl.evaluation.clips import FRAMES_PER_THREAD, Part, combine, measure_clips
-from basicsr_ssl.evaluation.evaluate import measure
+from basicsr_ssl.evaluation.evaluate import TestSet, evaluate, measure
 from basicsr_ssl.evaluation.inference import as_frame, as_image, segments, super_resolve
+from basicsr_ssl.report.benchmarks import benchmark_table
 
 CPU = torch.device('cpu')
 RGB = {'psnr': {'type': 'calculate_psnr', 'crop_border': 0, 'better': 'higher'},
@@ -540,3 +541,82 @@ def test_infinite_psnr_of_a_clip_does_not_make_the_mean_infinite() -> None:
 
     assert mean([30.0, 20.0], [math.inf], [21.0, math.inf], [35.0]) == 30
     assert mean([math.inf], [math.inf]) == math.inf
+
+
+# ---- other tasks than clips
+
+class Enlarge(nn.Module):
+    """An image network that cannot see two frames at once, and counts how often it runs."""
+    task = 'image'
+    runs = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, _, _, _ = x.shape
+        assert b == 1
+        self.runs += 1
+        return bicubic(x) * 0.9
+
+
+def test_image_network_runs_clips_frame_by_frame(clips: Path) -> None:
+    for val in ({}, {'flip_seq': True}, {'segment': 2, 'overlap': 1}):  # none of which an image knows anything about
+        net = Enlarge()
+        result = measure(net, held_clips(clips), 'held', run_options(**val), CPU)
+        assert net.runs == 14 and result.segment is None
+        for folder in clips.iterdir():
+            gt, lq = read_clip(folder)
+            images = eight_bit(bicubic(lq) * 0.9)
+            assert result.clips[folder.name] == {
+                'frames': len(gt), 'psnr': sum(calculate_psnr(a, b, 0) for a, b in zip(images, gt)) / len(gt),
+                'ssim': sum(calculate_ssim(a, b, 0) for a, b in zip(images, gt)) / len(gt)}
+
+
+def test_images_are_clips_of_one_frame() -> None:
+    images = Clips({'a': noise(1), 'b': noise(1, 7, 9)})
+    for net in (Enlarge(), tiny_net().eval()):
+        result = measure(net, images, 'Set5', run_options(metrics={'psnr': RGB['psnr']}), CPU)
+        for i, name in enumerate('ab'):
+            lq = images[i]['lq'].float() / 255
+            with torch.no_grad():
+                output = bicubic(lq) * 0.9 if isinstance(net, Enlarge) else net(lq[None])[0]
+            expected = calculate_psnr(eight_bit(output)[0], as_image(images[i]['gt'][0]), 0)
+            assert result.clips[name] == {'frames': 1, 'psnr': expected}
+        assert result.metrics['psnr'] == sum(clip['psnr'] for clip in result.clips.values()) / 2
+
+
+class Flow(StandaloneSpyNet):
+    """Says of every pair that it moves by the mean of ``ref`` in x and that of ``supp`` in y."""
+    task = 'flow'
+
+    def forward(self, ref: Tensor, supp: Tensor) -> Tensor:
+        return torch.stack([image.mean((1, 2, 3)) for image in (ref, supp)], 1)[..., None, None].expand(-1, -1, 2, 2)
+
+
+def pair(name: str, x: float, y: float, flow: list[list[list[float]]], valid: Any = None) -> dict[str, Any]:
+    item = {'name': name, 'ref': torch.full((3, 2, 2), x), 'supp': torch.full((3, 2, 2), y),
+            'flow': torch.tensor(flow)}
+    return item if valid is None else {**item, 'valid': torch.tensor(valid)}
+
+
+def test_end_point_error_by_hand() -> None:
+    pairs = [pair('a', 1, 0, [[[1, 1], [4, -2]], [[0, 4], [4, 4]]]),  # off by 0, 4, 5 and 5 pixels
+             pair('b', 0, 1, [[[3, 100], [0, 0]], [[1, 0], [0, 0]]], [[1, 0], [1, 0]])]  # by 3 and, of zero flow, 1
+    test_set = TestSet('moves', {'name': 'moves', 'scale': 1}, pairs)
+    opt = {**run_options(save_img=False), 'world_size': 1}
+    [result] = evaluate(Flow().eval(), [test_set], opt, CPU, 'spynet')
+    zero = [(1 + 17**0.5 + 32**0.5 + 20**0.5) / 4, 10**0.5 / 2]
+    assert result.clips == {
+        'a': {'frames': 1, 'epe': 3.5, 'epe_of_zero_flow': pytest.approx(zero[0], rel=1e-15)},
+        'b': {'frames': 1, 'epe': 2.0, 'epe_of_zero_flow': pytest.approx(zero[1], rel=1e-15)}}
+    assert result.metrics == {'epe': 2.75, 'epe_of_zero_flow': pytest.approx(sum(zero) / 2, rel=1e-15)}
+    assert '- epe: mean end-point error in pixels, epe_of_zero_flow: that of no motion' in benchmark_table(result)
+
+
+@pytest.mark.parametrize(('item', 'error', 'message'), [
+    (pair('a', 0, 0, [[[0]], [[0]]]), ValueError, r'set: a: the network makes a flow of \(2, 2, 2\), but the true one'),
+    (pair('a', 0, 0, [[[0, 0]] * 2] * 2, [[0, 0]] * 2), ValueError, 'set: a: of no pixel the true flow is known'),
+    (pair('b', 0, 0, [[[0, 0]] * 2] * 2), ValueError, 'set: two pairs are named b; rename one'),
+    (pair('a', math.inf, 0, [[[0, 0]] * 2] * 2), FloatingPointError, 'set: a: the output of the network is not finite')])
+def test_flow_that_cannot_be_measured(item: dict[str, Any], error: type[Exception], message: str) -> None:
+    fine = pair('b', 0, 0, [[[0.0, 0.0]] * 2] * 2)
+    with pytest.raises(error, match=message):
+        measure(Flow().eval(), [fine, item], 'set', run_options(), CPU)
