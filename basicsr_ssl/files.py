@@ -61,8 +61,8 @@ def write_atomically(path: str | os.PathLike, write: Callable[[str], object]) ->
     except Exception as error:
         # torch reports a full disk as an error of its own
         remedy = _REMEDIES.get(getattr(error, 'errno', None) or errno.ENOSPC, 'choose another folder')
-        raise OSError(f'cannot save {shortened(os.path.normpath(path))}: {shortened(error)}. Nothing was changed there; '
-                      f'{remedy}, then run again') from error
+        raise OSError(f'cannot save {shortened(os.path.normpath(path))}: {shortened(error)}. Nothing was changed '
+                      f'there; {remedy}, then run again') from error
     finally:  # after an interruption too
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)

@@ -2,35 +2,25 @@
 
 from __future__ import annotations
 
-import datetime
-import json
 import logging
 import os
-import platform
+import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
-
-import torch
-from basicsr.data import build_dataset
+from pathlib import Path
+from typing import Any
 
 from basicsr_ssl import config
-from basicsr_ssl.api import network_cost
-from basicsr_ssl.checkpoints.store import BICUBIC, software_versions
-from basicsr_ssl.data.degradations import DESCRIPTIONS
-from basicsr_ssl.files import file_sha256, write_text
-from basicsr_ssl.models import validation
+from basicsr_ssl.evaluation.evaluate import build_test_sets, evaluate
+from basicsr_ssl.evaluation.result import Result, to_json
+from basicsr_ssl.files import write_text
 from basicsr_ssl.models.networks import read_input_network
-from basicsr_ssl.models.validation import log_metrics, metric_means, validate_clips
-from basicsr_ssl.report.benchmarks import benchmark_table, quoted
-from basicsr_ssl.report.results import describe_protocol, network_label
-from basicsr_ssl.report.summary import finite
+from basicsr_ssl.report.benchmarks import benchmark_table
 from basicsr_ssl.runtime import Run, archive, barrier, log_to, process_group, root_folder, start_processes
-
-LR_SIZE = (180, 320)  # of the frames at which the literature counts MACs
+from basicsr_ssl.zoo import PREFIX
 
 
 def test(path: str, launcher: str = 'none', overrides: Sequence[str] = (), debug: bool = False,
-         allow_partial: bool = False) -> dict[str, dict[str, Any]]:
+         allow_partial: bool = False) -> dict[str, Result]:
     """Test the network ``path: pretrain_network_g`` on the entries ``test*`` of ``datasets``, or else ``val*``.
 
     Writes ``results/<name>/results.json`` and ``table.md``, of several test sets each into ``results/<name>/<set>/``,
@@ -41,7 +31,7 @@ def test(path: str, launcher: str = 'none', overrides: Sequence[str] = (), debug
         allow_partial: test on what there is of a benchmark, and mark the results as partial.
 
     Returns:
-        What ``results.json`` holds, by test set; see ``report.results``.
+        What ``results.json`` holds, by test set.
 
     Raises:
         OSError, ValueError: with a message that says how to mend it.
@@ -51,12 +41,11 @@ def test(path: str, launcher: str = 'none', overrides: Sequence[str] = (), debug
     config.check_files(opt)
     label = network_label(opt['path']['pretrain_network_g'])
     opt = config.fetch_files(opt)
+    reference = opt['path']['pretrain_network_g']
     with process_group():
         processes = start_processes(opt, launcher)
-        test_sets = _build_test_sets(opt['datasets'], allow_partial)
-        device = processes.device
-        net = read_input_network(opt).to(device).eval()
-        network = _describe_network(net, opt['path']['pretrain_network_g'], label)
+        test_sets = build_test_sets(opt['datasets'], allow_partial)
+        net = read_input_network(opt).to(processes.device).eval()
         partial = any(test_set.missing for test_set in test_sets)
         name = opt['name'].replace(config.NETWORK_LABEL, label) + ('_partial' if partial else '')
         folder = os.path.join(root_folder(opt), 'results', name)
@@ -67,61 +56,38 @@ def test(path: str, launcher: str = 'none', overrides: Sequence[str] = (), debug
         barrier()
         results = {}
         with log_to(os.path.join(folder, 'test.log')) as logger:
-            logger.info(f'{network["file"]}: {type(net).__name__}, {network["form"]}')
-            for name, options, dataset, missing, lr_difference in test_sets:
-                if missing:
-                    logger.warning(f'{name}: only a part of the benchmark is there: {quoted(missing)}. The results are '
-                                   'marked as partial')
-                figures = validate_clips(net, dataset, name, {**opt, 'name': run.name, 'path': {
-                    'visualization': run.visualization}}, device, opt['val']['save_img'])
-                log_metrics(figures, name, 0, None)
-                results[name] = {
-                    'benchmark': options.get('benchmark') or name, 'degradation': options.get('degradation'), **network,
-                    'protocol': describe_protocol(options, opt['val'], missing, figures['segment'], DESCRIPTIONS,
-                                                  figures['clips'], lr_difference),
-                    'metrics': metric_means(figures), 'clips': figures['clips'],
-                    'seconds_per_frame': figures['seconds_per_frame'], 'device': _device_name(device),
-                    'processes': processes.world_size, 'versions': software_versions(),
-                    'time': datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds')}
+            logger.info(f'{reference}: {type(net).__name__}, {net.spec.form}')
+            for test_set, result in zip(test_sets, evaluate(net, test_sets, opt['val'], run, label, reference)):
+                results[test_set.name] = result
                 if processes.is_first:
-                    _write(results[name], folder if len(test_sets) == 1 else os.path.join(folder, name), logger)
+                    _write(result, folder if len(test_sets) == 1 else os.path.join(folder, test_set.name), logger)
         return results
 
 
-class _TestSet(NamedTuple):
-    name: str
-    options: dict[str, Any]
-    dataset: Any
-    missing: list[str]  # what it lacks to be the whole benchmark
-    lr_difference: str | None  # how LR files of a benchmark differ from what its degradation makes of GT
+def network_label(reference: str) -> str:
+    """A name for a network, fit for a folder.
+
+    That of the zoo for ``zoo://NAME``; ``<recipe>_<stage>`` for ``experiments/<recipe>/<stage>/models/net_g_latest.*``,
+    with the iteration if that is not the latest; else the file's name without suffix.
+    """
+    name = reference.removeprefix(PREFIX)
+    if name == reference:
+        path = Path(os.path.abspath(reference))
+        name = path.stem
+        saved = re.fullmatch(r'net_g_(latest|\d+)', name)
+        if saved and path.parent.name == 'models':
+            run = path.parts[:-2]
+            run = run[len(run) - run[::-1].index('experiments'):] if 'experiments' in run else run[-1:]
+            name = '_'.join([*run, saved[1]]).removesuffix('_latest')
+    return re.sub(r'[^\w.+-]+', '_', name).strip('._-') or 'network'
 
 
-def _build_test_sets(datasets: dict[str, Any], allow_partial: bool) -> list[_TestSet]:
-    built = []
-    for options in validation.test_sets(datasets):
-        if allow_partial and 'allow_partial' in options:
-            options = {**options, 'allow_partial': True}
-        dataset = build_dataset(options)
-        differs = dataset.lr_difference() if options.get('benchmark') else None
-        built.append(_TestSet(options['name'], options, dataset, list(getattr(dataset, 'partial', ())), differs))
-    return built
-
-
-def _write(result: dict[str, Any], folder: str, logger: logging.Logger) -> None:
+def _write(result: Result, folder: str, logger: logging.Logger) -> None:
     table = benchmark_table(result)
-    write_text(os.path.join(folder, 'results.json'), json.dumps(finite(result), indent=2, allow_nan=False) + '\n')
+    write_text(os.path.join(folder, 'results.json'), to_json(result.model_dump()))
     write_text(os.path.join(folder, 'table.md'), table + '\n')
     print(f'\n{table}\n', flush=True)
     logger.info(f'Wrote results.json and table.md into {folder}')
-
-
-def _describe_network(net: Any, file: str, label: str) -> dict[str, Any]:
-    return {'network': label, 'file': file, 'checkpoint_sha256': None if file == BICUBIC else file_sha256(file),
-            'form': net.spec.form, **network_cost(net, LR_SIZE), 'lr_size': list(LR_SIZE)}
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == 'cuda' else f'{device.type}, {platform.machine()}'
 
 
 def _check(opt: dict[str, Any], path: str) -> None:

@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -36,8 +36,12 @@ from basicsr_ssl.archs import BicubicUpsampler, PrunableBasicVSR
 from basicsr_ssl.data.clips_dataset import ClipFoldersTestDataset
 from basicsr_ssl.data.degradations import degrade
 from basicsr_ssl.data.frames import LazyFrames
-from basicsr_ssl.models.inference import as_clip, super_resolve
-from basicsr_ssl.models.validation import validate_clips
+from basicsr_ssl.evaluation.clips import measure_clips
+from basicsr_ssl.evaluation.inference import as_frame, super_resolve
+from basicsr_ssl.evaluation.result import Figures
+from basicsr_ssl.runtime import Processes, Run
+
+T = TypeVar('T')
 
 SCALE = 4
 SHORT = 5  # frames; as many as flows are estimated at once, and one more
@@ -95,19 +99,19 @@ def growth(args: argparse.Namespace, mode: str, where: str) -> float:
 
     Of the clip: the LR frame, 3 h w, and its flows, 2 h w for each direction. Whole (``forward``): the hidden states
     of all directions, num_feat h w each, and the HR frame, 3 (4h) (4w), twice while the frames are stacked. Streamed,
-    also in the test loop: the backward state, on the device or in host memory. In segments: the LR frame alone. GT is
-    read frame by frame, and costs nothing for a further one.
+    also in the test loop: the backward state, on the device or in host memory; in a unidirectional network, nothing.
+    In segments: nothing. GT is read frame by frame, and costs nothing for a further one.
     """
     pixels, feat = args.lr_size[0] * args.lr_size[1], 64
     directions = 1 if args.unidirectional else 2
     flows = 2 * directions if args.flow == 'spynet' else 0
     if mode == 'forward':
         numbers = 3 + flows + feat * directions + 2 * 3 * SCALE**2
-    elif mode == 'segments':
-        numbers = 3
+    elif mode == 'segments' or args.unidirectional:
+        numbers = 0
     else:
         elsewhere = args.device == 'cuda' and (where == 'host memory') != (mode == 'host')
-        numbers = 3 + flows + (0 if elsewhere else feat * (directions - 1))
+        numbers = 3 + flows + (0 if elsewhere else feat)
     return numbers * pixels * FLOAT
 
 
@@ -124,15 +128,16 @@ def run_once(args: argparse.Namespace) -> dict[str, int]:
     """Peak bytes of this process after it has super-resolved one clip."""
     torch.manual_seed(0)
     net, clip = network(args).to(args.device), NoiseClip(args.frames, args.lr_size)
+    frames = (as_frame(pixels).to(args.device) for pixels in clip[0]['lq'])
     if args.measure == 'test':
         metrics = {name: METRICS[name] for name in ('psnr', 'ssim')}
-        validate_clips(net, clip, 'noise', run_options(metrics), torch.device(args.device))
+        measure_clips(net, clip, 'noise', *test_options(metrics, args.device))
     elif args.measure == 'forward':
-        net(as_clip(clip[0]['lq']).to(args.device)[None])
+        net(torch.stack(list(frames))[None])
     elif args.measure == 'segments':
-        exhaust(super_resolve(net, as_clip(clip[0]['lq']).to(args.device), segment=SEGMENT, overlap=OVERLAP))
+        exhaust(super_resolve(net, frames, segment=SEGMENT, overlap=OVERLAP))
     else:
-        exhaust(super_resolve(net, as_clip(clip[0]['lq']).to(args.device), keep_states=args.measure))
+        exhaust(super_resolve(net, frames, keep_states=args.measure))
     unit = 1 if sys.platform == 'darwin' else 1024  # of ru_maxrss, in bytes
     peaks = {'host memory': resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
     if args.device == 'cuda':
@@ -157,9 +162,10 @@ class NoiseClip:
         return {'lq': noise(1), 'gt': noise(SCALE), 'folder': 'noise', 'names': [str(i) for i in range(self.frames)]}
 
 
-def run_options(metrics: dict[str, Any]) -> dict[str, Any]:
-    return {'name': 'run', 'path': {'visualization': ''},
-            'val': {'flip_seq': False, 'center_frame_only': False, 'pbar': False, 'metrics': metrics}}
+def test_options(metrics: dict[str, Any], device: str) -> tuple[dict[str, Any], Run]:
+    """Section ``val``, and a run that saves nothing."""
+    return ({'flip_seq': False, 'center_frame_only': False, 'pbar': False, 'save_img': False, 'metrics': metrics},
+            Run(Processes(0, 1, torch.device(device), False), 'run', ''))
 
 
 def exhaust(frames: Any) -> None:
@@ -198,7 +204,8 @@ def compare_speed(args: argparse.Namespace) -> None:
             theirs = timed(lambda: test_as_basicsr(net, folder, args.device), seconds['BasicSR'])
             result = timed(lambda: test_as_we_do(net, folder, args.device), seconds['ours'])
             for name in METRICS:  # BasicSR adds its figures up in float32
-                assert math.isclose(theirs[name], result[name], rel_tol=1e-6), (name, theirs[name], result[name])
+                own = result.metrics[name]
+                assert math.isclose(theirs[name], own, rel_tol=1e-6), (name, theirs[name], own)
             if repeat == 0:  # warming up
                 seconds = {label: [] for label in seconds}
     medians = {label: statistics.median(values) for label, values in seconds.items()}
@@ -206,21 +213,21 @@ def compare_speed(args: argparse.Namespace) -> None:
         print(f'{label:8} {value:7.2f} s, {value / medians["BasicSR"]:.3f} of BasicSR')
     print(f'{args.frames} frames of {args.lr_size[0]}x{args.lr_size[1]}, read, super-resolved on '
           f'{args.device} with {torch.get_num_threads()} threads '
-          f'({1000 * result["seconds_per_frame"]:.0f} ms a frame in our loop) and measured; equal figures: '
-          + ', '.join(f'{name} {result[name]:.4f}' for name in METRICS))
+          f'({1000 * result.seconds_per_frame:.0f} ms a frame in our loop) and measured; equal figures: '
+          + ', '.join(f'{name} {result.metrics[name]:.4f}' for name in METRICS))
 
 
-def timed(run: Callable[[], dict[str, Any]], seconds: list[float]) -> dict[str, Any]:
+def timed(run: Callable[[], T], seconds: list[float]) -> T:
     start = time.perf_counter()
     result = run()
     seconds.append(time.perf_counter() - start)
     return result
 
 
-def test_as_we_do(net: Any, folder: str, device: str) -> dict[str, Any]:
+def test_as_we_do(net: Any, folder: str, device: str) -> Figures:
     dataset = ClipFoldersTestDataset({'name': 'Vid4', 'type': 'ClipFoldersTestDataset', 'phase': 'test',
                                       'dataroot_gt': f'{folder}/gt', 'dataroot_lq': f'{folder}/lq'})
-    return validate_clips(net.to(device), dataset, 'Vid4', run_options(METRICS), torch.device(device))
+    return measure_clips(net.to(device), dataset, 'Vid4', *test_options(METRICS, device))
 
 
 def test_as_basicsr(net: Any, folder: str, device: str) -> dict[str, Any]:

@@ -24,10 +24,11 @@ from basicsr_ssl import config
 from basicsr_ssl.cli import main
 from basicsr_ssl.data.catalog import BENCHMARKS
 from basicsr_ssl.data.clips_dataset import ClipFoldersTestDataset
-from basicsr_ssl.data.degradations import DESCRIPTIONS
+from basicsr_ssl.evaluation.protocol import describe_protocol
+from basicsr_ssl.evaluation.result import Figures, read_result
 from basicsr_ssl.report.benchmarks import benchmark_table, paper_table
 from basicsr_ssl.report.published import PUBLISHED, SOURCES, TESTS
-from basicsr_ssl.report.results import describe_protocol, network_label
+from basicsr_ssl.test import network_label
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted((ROOT / 'options/test').glob('*.yml'))
@@ -62,7 +63,7 @@ def loaded(name: str, *overrides: str) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def protocol(name: str, *overrides: str, missing: tuple[str, ...] = (), segment: Any = None,
              clips: Any = None) -> dict[str, Any]:
-    return describe_protocol(*loaded(name, *overrides), missing, segment, DESCRIPTIONS, clips or {})
+    return describe_protocol(*loaded(name, *overrides), Figures({}, clips or {}, 0, segment), missing)
 
 
 def test_clips_that_the_mean_leaves_out_are_named() -> None:
@@ -312,7 +313,7 @@ def test_partial_and_deviating_results_are_marked(tmp_path: Path) -> None:
     for test, (cell, note) in expected.items():
         assert line[f'{test} note'] == note
         assert f'{cell}$^{{' in latex and f'$ {note}.' in latex
-    single = benchmark_table(json.loads(Path(paths[0]).read_text()))
+    single = benchmark_table(read_result(paths[0]))
     assert cells_of(single)[-1]['network'] == 'net (partial)'
     assert '- net on Vid4 BI is partial: 1 clip, 47 frames. city is missing; walk is missing.' in single
 
@@ -349,7 +350,7 @@ def test_paper_table_in_latex(tmp_path: Path) -> None:
 
 def test_benchmark_table(tmp_path: Path) -> None:
     path = write_result(tmp_path, benchmark='REDS4', metrics={'psnr': 31.0, 'ssim': .88, 'ssim_y': .8933})
-    text = benchmark_table(json.loads(Path(path).read_text()))
+    text = benchmark_table(read_result(path))
     rows = cells_of(text)
     assert [row['network'] for row in rows] == [
         *(row.method for row in PUBLISHED if ('REDS4', 'BI') in row.scores), 'net']
@@ -361,7 +362,7 @@ def test_benchmark_table(tmp_path: Path) -> None:
 
 def test_benchmark_table_without_published_figures(tmp_path: Path) -> None:
     path = write_result(tmp_path, benchmark='mine', degradation=None, metrics={'niqe': 4.0})
-    [row] = cells_of(benchmark_table(json.loads(Path(path).read_text())))
+    [row] = cells_of(benchmark_table(read_result(path)))
     assert row == {'network': 'net', 'source': 'own test', 'params': '1M', 'params+flow': '2.44M', 'MACs': '92G',
                    'MACs+flow': '140G', 'niqe': '4.00'}
 

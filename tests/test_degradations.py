@@ -11,8 +11,9 @@ from basicsr.metrics.psnr_ssim import calculate_psnr
 from basicsr.utils import tensor2img
 from basicsr.utils.matlab_functions import imresize
 
+from basicsr_ssl.data import degradations, options
 from basicsr_ssl.data.clips_dataset import ClipFoldersTestDataset
-from basicsr_ssl.data.degradations import Degradation, blur_downsample, degrade
+from basicsr_ssl.data.degradations import DESCRIPTIONS, Degradation, blur_downsample, degrade
 from basicsr_ssl.data.frames import read_image
 from basicsr_ssl.nn.resize import bicubic_resize
 
@@ -105,6 +106,20 @@ def test_bicubic_is_differentiable_after_a_first_use_in_inference_mode():
     assert image.grad is not None
     # each row of weights sums to 1, so the sum of all derivatives is the number of output pixels
     assert image.grad.sum().item() == pytest.approx(28 * 44, abs=1e-3)
+
+
+def test_bd_is_made_as_it_is_described(monkeypatch):
+    """Frames, their description in results, and the options' texts have one source."""
+    kernel = f'sigma {degradations.BD_SIGMA}, {degradations.BD_KERNEL}x{degradations.BD_KERNEL}'
+    assert kernel in str(DESCRIPTIONS['BD']['kernel'])
+    for section in (options.PhotoSourceOptions, options.ClipSourceOptions):
+        assert kernel in str(section.model_fields['degradation'].description)
+    levels = (random_image(16, 20) * 255).round()
+    for sigma, width in ((degradations.BD_SIGMA, degradations.BD_KERNEL), (0.7, 5)):
+        monkeypatch.setattr(degradations, 'BD_SIGMA', sigma)
+        monkeypatch.setattr(degradations, 'BD_KERNEL', width)
+        expected = (slow_bd(levels.double(), 4, sigma, width) + 0.5).floor().to(torch.uint8)
+        assert torch.equal(degrade(levels.to(torch.uint8), 'BD', 4), expected)
 
 
 @pytest.mark.parametrize(('size', 'scale'), [((20, 23), 4), ((9, 8), 2), ((5, 4), 3)])

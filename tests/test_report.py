@@ -21,9 +21,8 @@ from basicsr_ssl.archs import BicubicUpsampler
 from basicsr_ssl.report.expectations import check_expectations
 from basicsr_ssl.report.plots import GAP, comparison_picture, kept_units_chart, pick_crop
 from basicsr_ssl.report.profile import measure_latency
-from basicsr_ssl.report.rows import figures
-from basicsr_ssl.report.summary import write_summary
-from basicsr_ssl.report.tables import format_summary, format_table, human
+from basicsr_ssl.report.summary import figures, format_summary, write_summary
+from basicsr_ssl.report.tables import format_table, human
 
 NAN = math.nan
 

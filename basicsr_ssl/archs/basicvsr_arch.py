@@ -227,6 +227,7 @@ class PrunableBasicVSR(nn.Module):
             HR frames (b, 3, scale*h, scale*w), in order.
         """
         _one_of('keep', keep, ('device', 'host'))
+        x = x if isinstance(x, Tensor) else torch.stack(list(x), dim=1)
         flows_forward, flows_backward = self.compute_flows(x)
         waiting: list[Tensor] = []
         if self.bidirectional:

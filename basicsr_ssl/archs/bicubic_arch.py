@@ -38,4 +38,4 @@ class BicubicUpsampler(nn.Module):
 
     def stream(self, x: Tensor, keep: Literal['device', 'host'] = 'device') -> Iterator[Tensor]:
         """The frames of ``forward`` one by one, (b, 3, scale*h, scale*w); there are no states to ``keep``."""
-        return (self(frame[:, None])[:, 0] for frame in x.unbind(1))
+        return (self(frame[:, None])[:, 0] for frame in (x.unbind(1) if isinstance(x, Tensor) else x))

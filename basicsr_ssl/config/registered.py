@@ -60,7 +60,8 @@ def _worded(detail: Any, section: type[BaseModel]) -> tuple[str, str]:
     if kind.startswith('option_'):
         return kind.removeprefix('option_'), message
     if kind == 'extra_forbidden':
-        return 'option', 'unknown key' + suggest(detail['loc'][-1], section.model_fields)
+        own = len(detail['loc']) == 1  # not of a mapping within the section
+        return 'option', 'unknown key' + (suggest(detail['loc'][0], section.model_fields) if own else '')
     if kind == 'missing':
         field = section.model_fields.get(str(detail['loc'][-1]))
         return MISSING, 'required key is missing' + (f' ({field.description})' if field and field.description else '')
@@ -76,80 +77,6 @@ def _worded(detail: Any, section: type[BaseModel]) -> tuple[str, str]:
     elif kind == 'string_type':
         message += '; write it in quotes'
     return 'option', message
-
-
-class DatasetSection(Section):
-    """Keys of every dataset: its name, and how it is loaded."""
-
-    name: str = Field(description='name in logs and results')
-    type: str = Field(description='dataset class')
-    phase: Literal['train', 'val', 'test'] = Field('train', description='follows from where the dataset stands')
-    scale: int = Field(4, ge=1, description='follows scale at the top')
-    num_worker_per_gpu: int = Field(0, ge=0, description='loader processes per process; 0 loads in the process itself')
-    batch_size_per_gpu: int = Field(1, ge=1, description='clips per process and forward pass')
-    dataset_enlarge_ratio: int = Field(1, ge=1, description="BasicSR's key, without effect: training data never end")
-    prefetch_mode: Literal['cpu', 'cuda'] | None = Field(None, description=(
-        "BasicSR's key, without effect: workers always load ahead"))
-    num_prefetch_queue: int = Field(1, ge=1, description="BasicSR's key, without effect: workers always load ahead")
-    pin_memory: bool = Field(True, description='page-locked batches, for faster copies to a GPU')
-    persistent_workers: bool = Field(True, description="BasicSR's key, without effect: the training data never end")
-
-
-class IoBackend(Section):
-    """Where files are read from."""
-
-    type: Literal['disk', 'lmdb'] = Field('disk', description='disk or lmdb')
-
-
-class _BasicSRDataset(DatasetSection):
-    dataroot_gt: FilePath = Field(description='folder (or lmdb) of the high-resolution frames')
-    dataroot_lq: FilePath = Field(description='folder (or lmdb) of the low-resolution frames')
-    io_backend: IoBackend = Field(IoBackend.model_validate({}), description='where files are read from')
-
-
-class _PairedTraining(_BasicSRDataset):
-    meta_info_file: FilePath = Field(description='text file that lists the clips')
-    gt_size: int = Field(ge=1, description='side of the high-resolution training patches, a multiple of scale')
-    use_hflip: bool = Field(True, description='mirror at random')
-    use_rot: bool = Field(True, description='turn by multiples of 90 degrees at random')
-    random_reverse: bool = Field(False, description='reverse time at random')
-
-    @model_validator(mode='after')
-    def _fits_scale(self) -> Any:
-        if self.gt_size % self.scale:
-            fail(('gt_size',), f'{self.gt_size} is no multiple of scale {self.scale}')
-        return self
-
-
-class REDSRecurrent(_PairedTraining):
-    """BasicSR's REDS training clips."""
-
-    val_partition: Literal['REDS4', 'official'] = Field('REDS4', description='clips left out of training')
-    test_mode: bool = Field(False, description='read the left-out clips instead')
-    num_frame: int = Field(15, ge=1, le=100, description='frames of a sample')
-    interval_list: list[Annotated[int, Field(ge=1)]] = Field([1], min_length=1, description=(
-        'steps between the frames used, one drawn at random for each sample'))
-
-    @model_validator(mode='after')
-    def _fits_clip(self) -> Any:
-        if self.num_frame * max(self.interval_list) > 100:
-            fail(('num_frame',), f'{self.num_frame} frames {max(self.interval_list)} apart do not fit into the '
-                                 '100 frames of a clip')
-        return self
-
-
-class Vimeo90KRecurrent(_PairedTraining):
-    """BasicSR's Vimeo90K septuplets."""
-
-    num_frame: int = Field(7, description='without effect: a septuplet always has 7 frames')
-    interval_list: list[int] = Field([1], description='without effect')
-    flip_sequence: bool = Field(False, description='append the reversed clip: 14 frames instead of 7')
-
-
-# The keys of BasicSR's own training sets, which declare none (its test sets know three benchmarks by name, and hold all
-# frames in memory: ClipFoldersTestDataset takes their place); ours carry theirs as the class attribute `Options`.
-BASICSR_DATASETS: dict[str, type[Section]] = {
-    'REDSRecurrentDataset': REDSRecurrent, 'Vimeo90KRecurrentDataset': Vimeo90KRecurrent}
 
 
 # Kinds whose entries declare their options, with defaults; those of the others follow from their signatures.
@@ -187,7 +114,7 @@ def check_typed(kind: str | Mapping[str, type[Section]], value: Any) -> Any:
         key.startswith('dataroot') or key == 'meta_info_file') else path
              for key, path in value.items()}
     # BasicSR asks whether optional keys of its datasets are there at all
-    return section_of(kind, name).model_validate(value).model_dump(mode='json', exclude_none=name in BASICSR_DATASETS)
+    return section_of(kind, name).model_validate(value).model_dump(mode='json', exclude_none=name in basicsr_options())
 
 
 def registry(kind: str) -> Any:
@@ -218,21 +145,25 @@ def stage_kind(name: str) -> Any:
     return stage_kinds()[name]
 
 
+def basicsr_options() -> Mapping[str, type[BaseModel]]:
+    """Options of those of BasicSR's own datasets that are known, by their names."""
+    from basicsr_ssl.data.options import BASICSR_OPTIONS
+    return BASICSR_OPTIONS
+
+
 def registered_names(kind: str) -> list[str]:
     """Names that a ``type`` may have. Of datasets only those whose keys are known."""
     entries = dict(iter(registry(kind)))
     return [name for name in entries
-            if kind != 'dataset' or name in BASICSR_DATASETS or hasattr(entries[name], 'Options')]
+            if kind != 'dataset' or name in basicsr_options() or hasattr(entries[name], 'Options')]
 
 
 @cache
 def section_of(kind: str, name: str) -> type[Section]:
     """The section of a registered network, loss, dataset or metric."""
-    if kind == 'dataset' and name in BASICSR_DATASETS:
-        return BASICSR_DATASETS[name]
     entry = registry(kind).get(name)
     if kind in DECLARED:
-        return _section_of_options(name, entry.Options)
+        return _section_of_options(name, basicsr_options().get(name) or entry.Options)
     fields: dict[str, Any] = {'type': (Literal[name], Field(description='name in the registry'))}
     if kind == 'metric':
         fields['better'] = (Literal['higher', 'lower'], Field('higher', description='which values are better'))

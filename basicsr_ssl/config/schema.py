@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from basicsr_ssl.config.registered import BASICSR_DATASETS, Section, registered_names, registry, section_of, stage_kinds
+from basicsr_ssl.config.registered import Section, basicsr_options, registered_names, registry, section_of, stage_kinds
 from basicsr_ssl.config.sections import SCHEDULERS, TYPED, Recipe, Report, Stage
 
 
@@ -47,7 +47,7 @@ def json_schema() -> dict[str, Any]:
 def _documented(kind: str) -> list[str]:
     """This package's own entries of a registry, and those of BasicSR that fit its task."""
     of_basicsr = {'loss': ['CharbonnierLoss', 'L1Loss', 'MSELoss'], 'metric': ['calculate_psnr', 'calculate_ssim'],
-                  'dataset': list(BASICSR_DATASETS)}.get(kind, [])
+                  'dataset': list(basicsr_options())}.get(kind, [])
     entries = dict(iter(registry(kind)))
     return of_basicsr + [name for name in registered_names(kind) if entries[name].__module__.startswith('basicsr_ssl.')]
 

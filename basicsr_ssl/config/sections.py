@@ -14,16 +14,13 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, fie
 
 from basicsr_ssl.config.errors import suggest
 from basicsr_ssl.config.registered import FilePath, Section, check_typed, fail, stage_kinds
+from basicsr_ssl.evaluation.result import COST_FIGURES, RESERVED
+from basicsr_ssl.pruning.cost import LR_SIZE
 
 # Marks a mapping in the JSON schema whose keys depend on its type.
 TYPED = 'typed'
 # In the name of a test, stands for a label of the network that is tested.
 NETWORK_LABEL = '{network}'
-# Figures that a report gives beside the metrics of `val:metrics`.
-COST_FIGURES = ('params', 'params_with_flow', 'macs', 'macs_with_flow', 'ms_per_frame')
-
-# What a result holds beside the metrics (`models.validation`).
-RESULT_KEYS = ('clips', 'seconds_per_frame', 'segment')
 
 
 def _auto_or_count(value: Any) -> Any:
@@ -179,7 +176,7 @@ class Pruning(Section):
                                              'weights are small as a whole do not vanish first')
     round_to: Positive = Field(1, description='widths become multiples of this')
     min_keep: Positive = Field(1, description='least number of units that a group keeps')
-    lr_size: Size = Field([180, 320], description='LR frame (height, width) at which MACs are counted')
+    lr_size: Size = Field(list(LR_SIZE), description='LR frame (height, width) at which MACs are counted')
     seed: Count = Field(0, description='for the score random')
 
     @field_validator('ratio')
@@ -212,7 +209,7 @@ class Val(Section):
     @field_validator('metrics')
     @classmethod
     def _names_left(cls, metrics: dict[str, Any] | None) -> dict[str, Any] | None:
-        taken = [name for name in metrics or () if name in RESULT_KEYS]
+        taken = [name for name in metrics or () if name in RESERVED]
         if taken:
             raise ValueError(f'should not be named {", ".join(taken)}: results hold other figures under these names')
         return metrics
@@ -278,7 +275,7 @@ class Report(Section):
 
     rows: dict[str, FilePath] = Field(description='networks by row label: stage://NAME, zoo://NAME or a file')
     bicubic: bool = Field(True, description='add a row for bicubic upsampling')
-    lr_size: Size = Field([180, 320], description='LR frame (height, width) for MACs and milliseconds')
+    lr_size: Size = Field(list(LR_SIZE), description='LR frame (height, width) for MACs and milliseconds')
     crop: Positive = Field(32, description='side of the comparison crops, in LR pixels')
     expect: list[Expect] = Field([], description='figures that must be met, or the command fails')
 

@@ -69,7 +69,8 @@ def degrade(clip: Tensor, kind: Degradation, scale: int, window: Sequence[int] |
     if kind == 'BI':
         rows, columns = (bicubic_matrix(n, 1 / scale, torch.float64, clip.device) for n in (height, width))
     elif kind == 'BD':
-        rows, columns = (_blur_matrix(n, scale, 1.6, 13, torch.float64, clip.device) for n in (height, width))
+        rows, columns = (_blur_matrix(n, scale, BD_SIGMA, BD_KERNEL, torch.float64, clip.device)
+                         for n in (height, width))
     else:
         raise ValueError(f'unknown degradation {kind!r}: choose BI (MATLAB bicubic) or BD (Gaussian blur, subsampling)')
     if window is not None:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from basicsr.utils.registry import DATASET_REGISTRY
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from basicsr_ssl.data.catalog import BENCHMARKS
-from basicsr_ssl.data.degradations import Degradation
+from basicsr_ssl.data.degradations import BD_KERNEL, BD_SIGMA, Degradation
 
 _GT_SIZE = 'Height and width of a GT patch in pixels; a multiple of scale.'
-_DEGRADATION = ('How LR is made from GT: BI (MATLAB bicubic) or BD (Gaussian blur, sigma 1.6, 13x13, then every '
-                'scale-th pixel); rounded to 8 bit.')
+_DEGRADATION = (f'How LR is made from GT: BI (MATLAB bicubic) or BD (Gaussian blur, sigma {BD_SIGMA}, '
+                f'{BD_KERNEL}x{BD_KERNEL}, then every scale-th pixel); rounded to 8 bit.')
 
 
 class DatasetOptions(BaseModel):
@@ -36,6 +36,11 @@ class DatasetOptions(BaseModel):
                              'CUDA.')
     persistent_workers: bool = Field(True, description="BasicSR's key, accepted: the training stream has no end, so "
                                      'its workers live as long as the run.')
+
+
+class DiskOptions(DatasetOptions):
+    """Keys of this package's datasets."""
+
     io_backend: dict[str, Any] = Field({'type': 'disk'}, description="BasicSR's key: frames are read from files.")
 
     @field_validator('io_backend')
@@ -47,7 +52,7 @@ class DatasetOptions(BaseModel):
         return backend
 
 
-class PhotoSourceOptions(DatasetOptions):
+class PhotoSourceOptions(DiskOptions):
     """Keys that say which photographs to use and how the camera moves over them."""
 
     photos: list[str] = Field([], description='Photographs that scikit-image ships inside its package, by name, e.g. '
@@ -103,7 +108,7 @@ class MovingPhotosTestOptions(PhotoSourceOptions):
         return self
 
 
-class ClipSourceOptions(DatasetOptions):
+class ClipSourceOptions(DiskOptions):
     """Keys that say where folders of frames lie."""
 
     dataroot_gt: str = Field(description='Folder of GT clips; every folder inside that holds images is a clip.')
@@ -170,7 +175,7 @@ class ClipFoldersTestOptions(ClipSourceOptions):
         return self
 
 
-class MixedOptions(DatasetOptions):
+class MixedOptions(DiskOptions):
     """Keys of MixedDataset."""
 
     parts: list[dict[str, Any]] = Field(min_length=1, description='Options of the datasets to mix; name, scale and '
@@ -200,6 +205,63 @@ class MixedOptions(DatasetOptions):
         if options is not None:  # BasicSR's own datasets have none
             part = options(**part).model_dump()
         return {**part, 'weight': float(weight)}
+
+
+class IoBackend(BaseModel):
+    """Where files are read from."""
+
+    model_config = ConfigDict(extra='forbid')
+
+    type: Literal['disk', 'lmdb'] = Field('disk', description='disk or lmdb.')
+
+
+class BasicSRTrainingOptions(DatasetOptions):
+    """Keys that BasicSR's training sets share."""
+
+    dataroot_gt: str = Field(description='Folder (or lmdb) of the GT frames.')
+    dataroot_lq: str = Field(description='Folder (or lmdb) of the LR frames.')
+    io_backend: IoBackend = Field(IoBackend(type='disk'), description='Where files are read from.')
+    meta_info_file: str = Field(description='Text file that lists the clips.')
+    gt_size: int = Field(ge=1, description=_GT_SIZE)
+    use_hflip: bool = Field(True, description='Mirror at random.')
+    use_rot: bool = Field(True, description='Turn by multiples of 90 degrees at random.')
+    random_reverse: bool = Field(False, description='Reverse time at random.')
+
+    @model_validator(mode='after')
+    def _check_size(self) -> Any:
+        check_gt_size(self.gt_size, self.scale)
+        return self
+
+
+class REDSRecurrentOptions(BasicSRTrainingOptions):
+    """BasicSR's REDS training clips."""
+
+    val_partition: Literal['REDS4', 'official'] = Field('REDS4', description='Clips left out of training.')
+    test_mode: bool = Field(False, description='Read the left-out clips instead.')
+    num_frame: int = Field(15, ge=1, le=100, description='Frames of a sample.')
+    interval_list: list[Annotated[int, Field(ge=1)]] = Field([1], min_length=1, description=(
+        'Steps between the frames used, one drawn at random for each sample.'))
+
+    @model_validator(mode='after')
+    def _check_clip(self) -> REDSRecurrentOptions:
+        if self.num_frame * max(self.interval_list) > 100:
+            raise ValueError(f'num_frame {self.num_frame} frames {max(self.interval_list)} apart do not fit into the '
+                             '100 frames of a clip')
+        return self
+
+
+class Vimeo90KRecurrentOptions(BasicSRTrainingOptions):
+    """BasicSR's Vimeo90K septuplets."""
+
+    num_frame: int = Field(7, description='Without effect: a septuplet always has 7 frames.')
+    interval_list: list[int] = Field([1], description='Without effect.')
+    flip_sequence: bool = Field(False, description='Append the reversed clip: 14 frames instead of 7.')
+
+
+#: Of BasicSR's own training sets, which declare none (its test sets know three benchmarks by name, and hold all frames
+#: in memory: ClipFoldersTestDataset takes their place); ours carry theirs as the class attribute `Options`.
+BASICSR_OPTIONS: dict[str, type[BasicSRTrainingOptions]] = {
+    'REDSRecurrentDataset': REDSRecurrentOptions, 'Vimeo90KRecurrentDataset': Vimeo90KRecurrentOptions}
 
 
 def check_gt_size(gt_size: int, scale: int) -> None:

@@ -11,8 +11,9 @@ from torch import nn
 
 from basicsr_ssl.api import count_macs, count_params
 from basicsr_ssl.checkpoints.store import save_network
+from basicsr_ssl.evaluation.evaluate import measure
 from basicsr_ssl.models.networks import read_input_network
-from basicsr_ssl.models.validation import log_metrics, metric_means, validate_clips
+from basicsr_ssl.pruning.cost import LR_SIZE
 from basicsr_ssl.runtime import Run
 from basicsr_ssl.tasks import TASKS
 
@@ -44,7 +45,7 @@ class Stage:
         self.method: str | None = getattr(net, 'provenance', {}).get('method')
         self.net_g: Any = self.prepare(net).to(self.device)
         self.task = TASKS[self.net_g.task]
-        lr_size = tuple(opt['pruning']['lr_size']) if opt.get('pruning') else (180, 320)
+        lr_size = tuple(opt['pruning']['lr_size']) if opt.get('pruning') else LR_SIZE
         get_root_logger().info(
             f'{type(self.net_g).__name__}, {self.net_g.spec.form}: '
             f'{count_params(self.net_g, flow=False):,} parameters '
@@ -87,11 +88,8 @@ class Stage:
         net = self.evaluated_network()
         training = net.training
         net.eval()
-        result = validate_clips(net, dataset, name, {**self.opt, 'path': {'visualization': self.run.visualization}},
-                                self.device, self.opt['val']['save_img'], tb_logger, current_iter)
+        self.metrics[name] = measure(net, dataset, name, self.opt['val'], self.run, tb_logger, current_iter).metrics
         net.train(training)
-        log_metrics(result, name, current_iter, tb_logger)
-        self.metrics[name] = metric_means(result)
 
 
 def _told(opt: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+#: LR frame, (h, w), for which the literature counts MACs.
+LR_SIZE = (180, 320)
+
 
 @dataclass(frozen=True)
 class Conv:

@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from basicsr_ssl.data.catalog import BENCHMARKS
+from basicsr_ssl.evaluation.protocol import how_measured, quoted
+from basicsr_ssl.evaluation.result import COSTS, Result, read_result
 from basicsr_ssl.report.published import PUBLISHED, SOURCES, TESTS, Published, Test
-from basicsr_ssl.report.results import Result, read_result
 from basicsr_ssl.report.tables import Column, format_table
 
 OWN = 'own test'
-_COSTS = ('params', 'params_with_flow', 'macs', 'macs_with_flow')
 _SCORES = 'PSNR in dB / SSIM'
-_QUOTED = 3  # of what a partial benchmark lacks, in a note
 
 
 class Cell(NamedTuple):
@@ -39,23 +38,23 @@ def benchmark_table(result: Result) -> str:
     """One result in Markdown, below the published figures of its benchmark.
 
     Args:
-        result: see ``report.results``.
+        result: see ``evaluation.result``.
 
     Returns:
         Table and notes; lines joined by newlines, without one at the end.
     """
-    test, protocol = _test(result), result['protocol']
+    test, protocol = _test(result), result.protocol
     rows: list[dict[str, Any]] = [
         {'network': row.method, 'source': row.source, **_published_costs(row),
          'psnr': row.scores[test][0], 'ssim': row.scores[test][1]} for row in PUBLISHED if test in row.scores]
-    rows.append({'network': result['network'] + _mark(protocol), 'source': OWN, **_costs(result), **result['metrics']})
+    rows.append({'network': result.network + _mark(protocol), 'source': OWN, **_costs(result), **result.metrics})
     columns: list[Column] = [('network', 'network', 's'), ('source', 'source', 's'), *_COST_COLUMNS]
     columns += [(name, _metric_header(name, result), '.4f' if name.startswith('ssim') else '.2f')
-                for name in dict.fromkeys(('psnr', 'ssim', *result['metrics']))]
+                for name in dict.fromkeys(('psnr', 'ssim', *result.metrics))]
     columns = [column for column in columns if any(row.get(column[0]) is not None for row in rows)]
     doubts = [row.doubts[test] for row in PUBLISHED if test in row.doubts]
-    notes = [how_measured(protocol), _cost_note(result['lr_size']),
-             f'{result["seconds_per_frame"]:.3g} seconds per LR frame on {result["device"]}, metrics not counted',
+    notes = [how_measured(protocol), _cost_note(result.lr_size),
+             f'{result.seconds_per_frame:.3g} seconds per LR frame on {result.device}, metrics not counted',
              *_reservations(result, quote=True), *doubts, *_source_notes({row['source'] for row in rows})]
     return '\n'.join([f'{_title(test)}:', '', format_table(rows, columns), '', *_listed(notes)])
 
@@ -83,7 +82,7 @@ def paper_table(paths: Sequence[str | os.PathLike], form: str = 'markdown', publ
     measured = {test for line in lines for test in line.cells}
     tests = [test for test in TESTS if test in measured]
     tests += list(dict.fromkeys(test for line in lines for test in line.cells if test not in TESTS))
-    sizes = {tuple(result['lr_size']) for _, result in results}
+    sizes = {tuple(result.lr_size) for _, result in results}
     notes = [_cost_note(size) for size in sorted(sizes)]
     notes += _source_notes({line.source for line in lines})
     return _WRITERS[form](lines, tests, notes)
@@ -93,13 +92,13 @@ def _own_lines(results: Iterable[tuple[str, Result]]) -> list[Line]:
     """The rows of the papers' table that these results, by file, make; in their order."""
     by_network: dict[str, list[tuple[str, Result]]] = {}
     for path, result in results:
-        by_network.setdefault(result['checkpoint_sha256'] or result['network'], []).append((path, result))
-    labels = [named[0][1]['network'] for named in by_network.values()]
+        by_network.setdefault(result.checkpoint_sha256 or result.network, []).append((path, result))
+    labels = [named[0][1].network for named in by_network.values()]
     lines = []
     for key, named in by_network.items():
         result = named[0][1]
         # two files of one name
-        label = result['network'] + (f' ({key[:8]})' if labels.count(result['network']) > 1 else '')
+        label = result.network + (f' ({key[:8]})' if labels.count(result.network) > 1 else '')
         by_test: dict[Test, list[tuple[str, Result]]] = {}
         for path, result in named:
             by_test.setdefault(_test(result), []).append((path, result))
@@ -109,12 +108,12 @@ def _own_lines(results: Iterable[tuple[str, Result]]) -> list[Line]:
 
 def _cell(found: list[tuple[str, Result]]) -> Cell:
     """The result that counts of several of one network on one test."""
-    path, result = max(found, key=lambda pair: (pair[1]['protocol'].get('published', False), pair[1]['time']))
+    path, result = max(found, key=lambda pair: (pair[1].protocol.get('published', False), pair[1].time))
     notes = _reservations(result)
     if len(found) > 1:
-        notes.append(f'of {len(found)} results of {result["network"]} on {_title(_test(result))} this is {path}')
-    metrics = result['metrics']
-    return Cell(metrics.get('psnr'), metrics.get('ssim'), _mark(result['protocol']), '; '.join(notes) or None)
+        notes.append(f'of {len(found)} results of {result.network} on {_title(_test(result))} this is {path}')
+    metrics = result.metrics
+    return Cell(metrics.get('psnr'), metrics.get('ssim'), _mark(result.protocol), '; '.join(notes) or None)
 
 
 def _published_line(row: Published) -> Line:
@@ -127,13 +126,13 @@ def _published_costs(row: Published) -> dict[str, float | None]:
 
 
 def _costs(result: Result) -> dict[str, float | None]:
-    return {key: result[key] or None for key in _COSTS}  # bicubic has none
+    return {key: cost or None for key, cost in result.costs().items()}  # bicubic has none
 
 
 # ---------------------------------------------------------------- words
 
 def _test(result: Result) -> Test:
-    return result['benchmark'], result['degradation'] or ''
+    return result.benchmark, result.degradation or ''
 
 
 def _title(test: Test) -> str:
@@ -148,34 +147,15 @@ def _mark(protocol: Mapping[str, Any]) -> str:
 
 def _reservations(result: Result, quote: bool = False) -> list[str]:
     """Why a result cannot be compared with published ones, a sentence each; ``quote`` what a partial one lacks."""
-    protocol, clips = result['protocol'], result['clips']
-    what, reservations = f'{result["network"]} on {_title(_test(result))}', []
+    protocol, clips = result.protocol, result.clips
+    what, reservations = f'{result.network} on {_title(_test(result))}', []
     if protocol.get('partial'):
-        frames = sum(clip['frames'] for clip in clips.values())
+        frames = sum(int(clip['frames'] or 0) for clip in clips.values())
         reservations.append(f'{what} is partial: {_count(len(clips), "clip")}, {_count(frames, "frame")}'
                             + (f'. {quoted(protocol.get("missing") or [])}' if quote else ''))
     if protocol.get('deviations'):
         reservations.append(f'{what} deviates from the published protocol: {"; ".join(protocol["deviations"])}')
     return reservations
-
-
-def quoted(sentences: Sequence[str]) -> str:
-    """The first few, and how many more there are."""
-    more = [f'and {len(sentences) - _QUOTED} more'] if len(sentences) > _QUOTED else []
-    return '; '.join([*sentences[:_QUOTED], *more])
-
-
-def how_measured(protocol: Mapping[str, Any]) -> str:
-    """A protocol (see ``report.results``) in words, without what it lacks or where it deviates."""
-    crop = f'border of {protocol["crop"]} pixels left out' if protocol['crop'] else 'no border left out'
-    made = 'LR from files'
-    if protocol['kernel']:
-        made = f'LR {protocol["lr"]} ({protocol["kernel"]}; border {protocol["border"]}; phase {protocol["phase"]})'
-    parts = [f'PSNR in dB and SSIM on {protocol["channel"]}', crop,
-             'all frames' if protocol['frames'] == 'all' else protocol['frames'], protocol['averaging'], made]
-    if protocol['flip_seq']:
-        parts.insert(3, 'clips extended by their mirror image in time')
-    return ', '.join(parts)
 
 
 def _cost_note(lr_size: Sequence[int]) -> str:
@@ -188,7 +168,7 @@ def _source_notes(sources: set[str]) -> list[str]:
 
 
 def _metric_header(name: str, result: Result) -> str:
-    channel = 'Y' if result['protocol']['measured'].get(name, {}).get('test_y_channel') else 'RGB'
+    channel = 'Y' if result.protocol['measured'].get(name, {}).get('test_y_channel') else 'RGB'
     return f'{name.split("_")[0].upper()} ({channel})' if name.startswith(('psnr', 'ssim')) else name
 
 
@@ -258,10 +238,10 @@ def _csv(lines: Sequence[Line], tests: Sequence[Test], notes: Sequence[str]) -> 
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator='\n')
     figures = [f'{_title(test)} {figure}' for test in tests for figure in ('psnr', 'ssim', 'note')]
-    writer.writerow(['method', 'source', *_COSTS, *figures])
+    writer.writerow(['method', 'source', *COSTS, *figures])
     for line in lines:
         cells = [line.cells.get(test, Cell(None, None)) for test in tests]
-        writer.writerow([line.method, line.source, *(line.costs.get(key) for key in _COSTS),
+        writer.writerow([line.method, line.source, *(line.costs.get(key) for key in COSTS),
                          *(value for cell in cells for value in (cell.psnr, cell.ssim, cell.note))])
     return stream.getvalue().rstrip('\n')
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from basicsr_ssl.config.errors import suggest
-from basicsr_ssl.report.rows import Row, figures
+from basicsr_ssl.report.summary import Row, figures
 
 # figures that are equal on paper may differ in the last bit: 30.4 - 30.1 > 0.3
 SLACK = 1e-9
@@ -17,7 +17,7 @@ def check_expectations(rows: Sequence[Row], expect: Sequence[Mapping[str, Any]])
     """Compare figures with what is expected of them.
 
     Args:
-        rows: see ``basicsr_ssl.report.rows``.
+        rows: see ``basicsr_ssl.report.summary``.
         expect: each entry has ``row`` and ``metric``; optionally ``over``, another row whose figure is subtracted, or
             ``ratio_of``, another row by whose figure is divided; and bounds for the result: ``at_least``, ``at_most``,
             ``value`` with ``tolerance``, bounds included. Entries that are None count as absent.

@@ -17,10 +17,10 @@ from torch import Tensor
 from basicsr_ssl.api import network_cost
 from basicsr_ssl.checkpoints.store import build_network, read_metadata, read_network
 from basicsr_ssl.files import file_sha256
+from basicsr_ssl.pruning.cost import LR_SIZE
 from basicsr_ssl.report.tables import human
 from basicsr_ssl.terminal import shortened
 
-LR_SIZE = (180, 320)  # of the frames at which the literature counts MACs
 OURS = 'basicsr_ssl'
 Kept = Mapping[str, Sequence[int]]  # group name to units kept, and units of the dense network
 

@@ -10,23 +10,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from basicsr.data import build_dataset
 from basicsr.metrics import calculate_psnr
 from basicsr.utils import get_root_logger
 from torch import nn
 
-from basicsr_ssl.api import network_cost
 from basicsr_ssl.archs import BicubicUpsampler
 from basicsr_ssl.checkpoints.store import BICUBIC, build_network, load_network
-from basicsr_ssl.data.degradations import DESCRIPTIONS
-from basicsr_ssl.models.inference import as_clip, as_image, super_resolve
-from basicsr_ssl.models.validation import log_metrics, metric_means, test_sets, validate_clips
-from basicsr_ssl.report.benchmarks import how_measured, quoted
+from basicsr_ssl.evaluation.evaluate import build_test_sets, evaluate
+from basicsr_ssl.evaluation.inference import as_frame, as_image, super_resolve
+from basicsr_ssl.evaluation.result import Result
 from basicsr_ssl.report.expectations import check_expectations
 from basicsr_ssl.report.plots import comparison_picture, kept_units_chart, pick_crop
 from basicsr_ssl.report.profile import measure_latency
-from basicsr_ssl.report.results import describe_protocol
-from basicsr_ssl.report.summary import write_summary
+from basicsr_ssl.report.summary import summary_row, write_summary
 from basicsr_ssl.runtime import Run
 
 PICTURE_CLIPS = 3
@@ -49,63 +45,33 @@ def report_recipe(opt: Mapping[str, Any], report: Mapping[str, Any], run: Run) -
     Returns:
         One line for every expected figure that was missed.
     """
-    files, device = report['rows'], run.processes.device
-    logger, master = get_root_logger(), run.processes.is_first
+    files, device, logger = report['rows'], run.processes.device, get_root_logger()
     nets: dict[str, Any] = {BICUBIC: BicubicUpsampler(opt['scale'])} if report['bicubic'] else {}
     nets.update({label: BicubicUpsampler(opt['scale']) if file == BICUBIC else load_network(file, dtype=torch.float32)
                  for label, file in files.items()})
-    for net in nets.values():
-        net.to(device).eval()
-    sets = {options['name']: options for options in test_sets(opt['datasets'])}
-    datasets = {name: build_dataset(options) for name, options in sets.items()}
-
-    lr_size = tuple(report['lr_size'])
-    rows: list[dict[str, Any]] = []
-    lr_differences = {name: dataset.lr_difference() if sets[name].get('benchmark') else None
-                      for name, dataset in datasets.items()}
+    test_sets, lr_size = build_test_sets(opt['datasets']), tuple(report['lr_size'])
+    results: dict[str, dict[str, Result]] = {}
     for label, net in nets.items():
-        metrics, measured = {}, {}
-        for name, dataset in datasets.items():
-            result = validate_clips(net, dataset, name, {**opt, 'name': label, 'path': {
-                'visualization': run.visualization}}, device, opt['val']['save_img'])
+        evaluated = evaluate(net.to(device).eval(), test_sets, opt['val'], replace(run, name=label), label,
+                             files.get(label), lr_size)
+        results[label] = {}
+        for test_set in test_sets:
             logger.info(f'{label}:')
-            log_metrics(result, name, 0, None)
-            metrics[name] = metric_means(result)
-            measured[name] = _measured(describe_protocol(
-                sets[name], opt['val'], list(getattr(dataset, 'partial', ())), result['segment'], DESCRIPTIONS,
-                result['clips'], lr_differences[name]))
-        first = next(iter(metrics.values()), {})
-        rows.append({'network': label, **network_cost(net, lr_size), 'ms_per_frame': None,
-                     'psnr': first.get('psnr'), 'ssim': first.get('ssim'), 'metrics': metrics, 'measured': measured,
-                     'lr_size': list(lr_size), 'device': device.type, 'file': files.get(label)})
+            results[label][test_set.name] = next(evaluated)
     missed: list[str] = []
-    if master:
+    if run.processes.is_first:
         # all networks in one run, in turn: only figures of the same run compare
         latency = measure_latency(nets, lr_size, device=device)
-        for row in rows:
-            row['ms_per_frame'] = latency[row['network']]
+        rows = [summary_row(results[label], latency[label], device.type, files.get(label)) for label in nets]
         folder = run.folder
         print(write_summary(folder, rows), flush=True)
-        dataset = next(iter(datasets.values()))
-        _picture(os.path.join(folder, 'comparison.png'), nets, dataset, device, report['crop'])
+        _picture(os.path.join(folder, 'comparison.png'), nets, test_sets[0].dataset, device, report['crop'])
         for label, net in nets.items():
             if net.spec.form == 'compact':
                 kept_units_chart(os.path.join(folder, f'kept_{label}.png'), {'groups': _kept_units(net)})
         logger.info(f'Wrote summary.json, summary.md and pictures into {folder}')
         missed = check_expectations(rows, report['expect'])
     return missed
-
-
-def _measured(protocol: Mapping[str, Any]) -> str:
-    """How the figures of a test set were measured, and why they are not comparable with published ones if so."""
-    parts = [how_measured(protocol)]
-    if protocol['published']:
-        parts.append('as its published figures are')
-    if protocol['partial']:
-        parts.append(f'only a part of the benchmark: {quoted(protocol["missing"])}')
-    if protocol['deviations']:
-        parts.append(f'deviates from the published protocol: {"; ".join(protocol["deviations"])}')
-    return '. '.join(parts)
 
 
 def _kept_units(net: Any) -> dict[str, dict[str, int]]:
@@ -121,11 +87,11 @@ def _picture(path: str, nets: dict[str, nn.Module], dataset: Any, device: torch.
         item = dataset[index]
         n = len(item['lq'])
         first = max(0, n // 2 - PICTURE_FRAMES // 2)
-        lq = as_clip(item['lq'][i] for i in range(first, min(n, first + PICTURE_FRAMES)))
+        lq = [item['lq'][i] for i in range(first, min(n, first + PICTURE_FRAMES))]
         middle, gt = n // 2 - first, as_image(item['gt'][n // 2])
-        frames = {label: as_image(next(islice(super_resolve(net, lq.to(device)), middle, None)))
-                  for label, net in nets.items()}
-        scale = gt.shape[0] // lq.shape[-2]
+        frames = {label: as_image(next(islice(super_resolve(net, (as_frame(frame).to(device) for frame in lq)), middle,
+                                              None))) for label, net in nets.items()}
+        scale = gt.shape[0] // lq[0].shape[-2]
         reference = frames.get(BICUBIC, next(iter(frames.values())))
         best = next((frame for label, frame in frames.items() if label != BICUBIC), reference)
         size = min(crop * scale, *gt.shape[:2]) // scale * scale

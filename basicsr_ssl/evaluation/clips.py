@@ -7,62 +7,53 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from itertools import islice
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from basicsr.metrics import calculate_metric
-from basicsr.utils import get_root_logger, imwrite
+from basicsr.utils import imwrite
 from basicsr.utils.dist_util import get_dist_info
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from basicsr_ssl.models.inference import as_clip, as_image, super_resolve
+from basicsr_ssl.evaluation.inference import as_frame, as_image, super_resolve, task_of
+from basicsr_ssl.evaluation.result import Figures
+from basicsr_ssl.runtime import Run
 
-# What a result holds beside the means of the metrics.
-OTHER_KEYS = ('clips', 'seconds_per_frame', 'segment')
-# Frames under way for each thread: enough that no thread waits for the next frame, and few 8-bit images in memory.
+T = TypeVar('T')
+
+# Frames under way for each thread, of those read and of those measured: enough that no thread waits for the next frame,
+# and few 8-bit images in memory.
 FRAMES_PER_THREAD = 2
 
 
-def test_sets(datasets: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """Options of the sets that a network is tested on: the entries ``test*``, or, without any, ``val*``."""
-    by_phase: dict[str, list[dict[str, Any]]] = {'test': [], 'val': [], 'train': []}
-    for phase, options in datasets.items():
-        by_phase[phase.split('_')[0]].append(options)
-    return by_phase['test'] or by_phase['val']
-
-
-def validate_clips(net: nn.Module, dataset: Any, dataset_name: str, opt: dict[str, Any], device: torch.device,
-                   save_img: bool = False, tb_logger: Any = None, current_iter: int = 0) -> dict[str, Any]:
+def measure_clips(net: nn.Module, dataset: Any, dataset_name: str, val: Mapping[str, Any], run: Run,
+                  tb_logger: Any = None, current_iter: int = 0) -> Figures:
     """Run a network over a test set and average its metrics: frames to clips, clips to the set.
 
     Every clip is run by one process, and frames are compared as 8-bit images by BasicSR's own functions, so the figures
     depend neither on the number of processes nor on that of threads. While the network runs, threads on all cores of
-    the process measure and save the frames before, and read the LR frames of the next clip. In memory are at a time:
-    what ``super_resolve`` holds, the LR frames of two clips, ``FRAMES_PER_THREAD`` 8-bit HR frames a thread, and a GT
-    frame and the metrics' working memory a thread.
+    the process measure and save the frames before, and read LR frames ahead. In memory are at a time: what
+    ``super_resolve`` holds, ``FRAMES_PER_THREAD`` LR frames and as many 8-bit HR frames a thread, and a GT frame and
+    the metrics' working memory a thread. So a unidirectional network tests a clip of any length in bounded memory.
 
     Args:
-        net: in eval mode, on ``device``.
-        dataset: test items as in ``data.clips_dataset``.
+        net: in eval mode, on the device of ``run``.
+        dataset: test items as in ``data.clips_dataset``; images are clips of one frame.
         dataset_name: for folders, logs and TensorBoard.
-        opt: options of the run (``val``, ``path``, ``name``).
-        device: where ``net`` is.
-        save_img: write frames to ``visualization/<dataset>/<clip>/<frame>_<suffix or name>.png``.
+        val: the section of the options; with ``save_img``, frames are written to
+            ``visualization/<dataset>/<clip>/<frame>_<suffix or name>.png``.
+        run: processes, name and folders.
         tb_logger: TensorBoard writer for one sample frame, or None.
         current_iter: step for TensorBoard.
 
     Returns:
-        On all processes the mean of the clip means (of those that are finite) of every metric by its name, and
-
-        - ``clips``: ``{clip: {'frames': frames measured, metric: mean of the frames, ...}}``;
-        - ``seconds_per_frame``: of inference alone, per LR frame of the clips, the device's work being waited for;
-          the mean over the frames of all processes;
-        - ``segment``: None, or, if a clip was run in segments, ``{'frames': length, 'overlap': shared frames}``.
+        The figures, on all processes.
 
     Raises:
         DatasetError: a frame cannot be read.
@@ -70,61 +61,42 @@ def validate_clips(net: nn.Module, dataset: Any, dataset_name: str, opt: dict[st
         ValueError: two clips of one name; output and GT of different sizes; a metric that is not defined.
         FloatingPointError: the network's output is not finite.
     """
-    rank, world_size = get_dist_info()
-    val = opt['val']
+    rank, world_size, device = run.processes.rank, run.processes.world_size, run.processes.device
     metrics = {name: {key: value for key, value in options.items() if key != 'better'}
                for name, options in (val.get('metrics') or {}).items()}
-    suffix = val.get('suffix') or os.path.basename(opt['name'])
+    suffix = val.get('suffix') or os.path.basename(run.name)
+    segment = None if task_of(net) == 'image' else val.get('segment')
     measured: dict[str, list[dict[str, float]]] = {}
     lengths: dict[str, int] = {}
-    seconds = 0.0
+    watch = Stopwatch(device)
     bar = tqdm(total=len(dataset), unit='clip', desc=f'Test {dataset_name}', leave=False,
                disable=rank != 0 or not val['pbar'] or not sys.stderr.isatty())
     with bar, _Threads() as threads:
         for index, item, lq in _clips_ahead(dataset, range(rank, len(dataset), world_size), threads):
-            folder, names, gt, n = item['folder'], item['names'], item['gt'], len(lq)
+            folder, names, gt, n = item['folder'], item['names'], item['gt'], len(item['lq'])
             if folder in measured:
                 raise ValueError(f'{dataset_name}: two clips are named {folder}; rename one, or leave it out')
             lengths[folder], scores = n, measured.setdefault(folder, [])
-            lq = lq.to(device)
-            start = _now(device)
-            for i, frame in enumerate(super_resolve(net, lq, val['flip_seq'], val.get('segment'), val.get('overlap', 0),
-                                                    val.get('keep_states', 'device'))):
-                seconds += _now(device) - start
+            given = watch.paused(as_frame(pixels).to(device) for pixels in lq)
+            output = super_resolve(net, given, val['flip_seq'], segment, val.get('overlap', 0),
+                                   val.get('keep_states', 'device'))
+            for i, frame in enumerate(watch.running(output)):
                 if i == n // 2 or not val['center_frame_only']:
                     where = f'{dataset_name}: frame {names[i]} of {folder}'
                     if not frame.isfinite().all():
                         raise FloatingPointError(f'{where}: the output of the network is not finite')
                     image = as_image(frame)
-                    file = os.path.join(opt['path']['visualization'], dataset_name, folder,
-                                        f'{names[i]}_{suffix}.png') if save_img else None
+                    file = os.path.join(run.visualization, dataset_name, folder,
+                                        f'{names[i]}_{suffix}.png') if val['save_img'] else None
                     threads.collect(scores, _measure, image, gt, i, metrics, file, where)
                     if tb_logger is not None and index == 0 and i == n // 2:
                         for label, shown in (('result', image), ('gt', as_image(gt[i]))):
                             tb_logger.add_image(f'{dataset_name}/{folder}/{label}', shown[..., ::-1].copy(),
                                                 current_iter, dataformats='HWC')
-                start = _now(device)
             bar.update(world_size)
         threads.finish()
-    return _combine([(measured, lengths, seconds)] if world_size == 1 else _gather((measured, lengths, seconds)),
-                    list(metrics), len(dataset), dataset_name, val)
-
-
-def metric_means(result: Mapping[str, Any]) -> dict[str, float]:
-    """The means of the metrics alone of what ``validate_clips`` returns."""
-    return {name: value for name, value in result.items() if name not in OTHER_KEYS}
-
-
-def log_metrics(result: dict[str, Any], dataset_name: str, current_iter: int, tb_logger: Any) -> None:
-    """Write a validation's figures to the log and to TensorBoard (``metrics/REDS4/psnr``)."""
-    lines = [f'Validation {dataset_name}']
-    for name, mean in metric_means(result).items():
-        clips = '  '.join(f'{clip}: {values[name]:.4f}' for clip, values in result['clips'].items()) \
-            if len(result['clips']) <= 12 else f'mean of {len(result["clips"])} clips'
-        lines.append(f'\t # {name}: {mean:.4f}\t{clips}')
-        if tb_logger is not None:
-            tb_logger.add_scalar(f'metrics/{dataset_name}/{name}', mean, current_iter)
-    get_root_logger().info('\n'.join(lines))
+    return combine(Part(measured, lengths, watch.seconds), list(metrics), len(dataset), dataset_name,
+                   {'frames': segment, 'overlap': val.get('overlap', 0)} if segment else None)
 
 
 class _Threads:
@@ -166,20 +138,62 @@ class _Threads:
 
 
 def _clips_ahead(dataset: Any, indices: Sequence[int],
-                 threads: _Threads) -> Iterator[tuple[int, dict[str, Any], Tensor]]:
-    """Index, item and LR clip of ``indices``; while one is in use, threads read the LR frames of the next one."""
-    def begin(index: int) -> tuple[int, dict[str, Any], list[Future[Tensor]]]:
-        item = dataset[index]
-        return index, item, [threads.submit(item['lq'].__getitem__, i) for i in range(len(item['lq']))]
+                 threads: _Threads) -> Iterator[tuple[int, dict[str, Any], Iterator[Tensor]]]:
+    """Index, item and LR frames of ``indices``; all frames of one clip are to be taken before the next clip.
 
-    coming = deque([begin(indices[0])] if indices else [])
-    for following in [*indices[1:], None]:
-        if not coming:
-            return
-        index, item, lq = coming.popleft()
-        if following is not None:
-            coming.append(begin(following))
-        yield index, item, as_clip(future.result() for future in lq)
+    Threads read ``FRAMES_PER_THREAD`` frames each ahead, beyond the end of a clip too.
+    """
+    begun: deque[tuple[int, dict[str, Any]]] = deque()
+    reading: deque[Future[Tensor]] = deque()
+
+    def begin() -> Iterator[None]:
+        for index in indices:
+            item = dataset[index]
+            begun.append((index, item))
+            for i in range(len(item['lq'])):
+                reading.append(threads.submit(item['lq'].__getitem__, i))
+                yield
+
+    steps = begin()
+
+    def read_ahead() -> None:
+        for _ in islice(steps, FRAMES_PER_THREAD * threads.count - len(reading)):
+            pass
+
+    def frames(count: int) -> Iterator[Tensor]:
+        for _ in range(count):
+            read_ahead()
+            yield reading.popleft().result()
+
+    for _ in indices:
+        read_ahead()
+        index, item = begun.popleft()
+        yield index, item, frames(len(item['lq']))
+
+
+class Stopwatch:
+    """Seconds that a network takes: those of its output's iterator, without those of the iterator it draws from."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.seconds = 0.0
+        self._device = device
+
+    def running(self, items: Iterable[T]) -> Iterator[T]:
+        return self._timed(iter(items), 1)
+
+    def paused(self, items: Iterable[T]) -> Iterator[T]:
+        return self._timed(iter(items), -1)
+
+    def _timed(self, items: Iterator[T], sign: int) -> Iterator[T]:
+        while True:
+            start = _now(self._device)
+            try:
+                item = next(items)
+            except StopIteration:
+                return
+            finally:
+                self.seconds += sign * (_now(self._device) - start)
+            yield item
 
 
 def _now(device: torch.device) -> float:
@@ -220,31 +234,45 @@ def _metric(name: str, image: np.ndarray, truth: np.ndarray, options: dict[str, 
     return value
 
 
-_Part = tuple[dict[str, list[dict[str, float]]], dict[str, int], float]
+class Part(NamedTuple):
+    """What one process measured: figures of the frames and number of frames, by clip, and seconds of inference."""
+    scores: dict[str, list[dict[str, float]]]
+    lengths: dict[str, int]
+    seconds: float
 
 
-def _gather(own: _Part) -> list[_Part]:
-    parts: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(parts, own)
-    return parts
+def combine(own: Part, metrics: Sequence[str], count: int, dataset_name: str,
+            segment: Mapping[str, int] | None = None) -> Figures:
+    """The figures of a test set of ``count`` clips, on all processes, from what each of them measured.
 
+    Args:
+        own: of this process.
+        metrics: their names.
+        segment: length and overlap by which clips were cut, if they were longer.
 
-def _combine(parts: list[_Part], metrics: list[str], count: int, dataset_name: str,
-             val: Mapping[str, Any]) -> dict[str, Any]:
-    """The result of ``validate_clips`` from what each process measured: metrics and lengths by clip, and seconds."""
-    frames = {clip: values for measured, _, _ in parts for clip, values in measured.items()}
-    lengths = {clip: n for _, lengths, _ in parts for clip, n in lengths.items()}
+    Raises:
+        ValueError: clips of the same name.
+    """
+    parts = _gather(own)
+    frames = {clip: values for part in parts for clip, values in part.scores.items()}
+    lengths = {clip: n for part in parts for clip, n in part.lengths.items()}
     if len(frames) < count:
         raise ValueError(f'{dataset_name}: of {count} clips only {len(frames)} have names of their own; rename those '
                          'of the same name')
     clips = {clip: {'frames': len(frames[clip]),
                     **{name: sum(f[name] for f in frames[clip]) / len(frames[clip]) for name in metrics}}
              for clip in sorted(frames)}
-    segment = val.get('segment')
-    cut = segment is not None and any(n > segment for n in lengths.values())
-    return {**{name: _mean([clip[name] for clip in clips.values()]) for name in metrics}, 'clips': clips,
-            'seconds_per_frame': sum(seconds for _, _, seconds in parts) / sum(lengths.values()),
-            'segment': {'frames': segment, 'overlap': val.get('overlap', 0)} if cut else None}
+    cut = {**segment} if segment and any(n > segment['frames'] for n in lengths.values()) else None
+    return Figures({name: _mean([clip[name] for clip in clips.values()]) for name in metrics}, clips,
+                   sum(part.seconds for part in parts) / sum(lengths.values()), cut)
+
+
+def _gather(own: Part) -> list[Part]:
+    if get_dist_info()[1] == 1:
+        return [own]
+    parts: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(parts, own)
+    return parts
 
 
 def _mean(values: Sequence[float]) -> float:

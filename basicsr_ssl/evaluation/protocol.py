@@ -1,64 +1,29 @@
-"""What a test's ``results.json`` is: figures, and the protocol by which they were really measured.
-
-A result is a dict: ``benchmark``, ``degradation``, ``network`` (a label), ``checkpoint_sha256``, ``protocol`` (see
-``describe_protocol``), ``metrics`` (``{name: mean of the clip means}``), ``clips`` (``{clip: {'frames': number, metric:
-mean}}``), ``params`` and ``macs`` without the flow network, both also ``_with_flow``, ``lr_size`` (at which MACs are
-counted), ``seconds_per_frame``, ``device``, ``versions``, ``time``, and a little more that only people read.
-"""
+"""How figures were really measured, and whether that is the published protocol of a benchmark."""
 
 from __future__ import annotations
 
-import json
 import math
-import os
-import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from basicsr_ssl.data.catalog import BENCHMARKS, SCALE, Benchmark
+from basicsr_ssl.data.degradations import DESCRIPTIONS
 from basicsr_ssl.data.frames import shortened
-from basicsr_ssl.zoo import PREFIX
+from basicsr_ssl.evaluation.result import Figures
 
-Result = Mapping[str, Any]
-
-AVERAGING = 'mean of the clip means'  # as models.validation averages
-# What the tables need, and its type.
-_KEYS = {'benchmark': str, 'degradation': (str, type(None)), 'network': str, 'checkpoint_sha256': (str, type(None)),
-         'protocol': dict, 'metrics': dict, 'clips': dict, 'params': int, 'params_with_flow': int, 'macs': int,
-         'macs_with_flow': int, 'lr_size': list, 'time': str}
+AVERAGING = 'mean of the clip means'  # as `clips.combine` averages
+_QUOTED = 3  # of what a partial benchmark lacks, in a note
 
 
-def network_label(reference: str) -> str:
-    """A name for a network, fit for a folder.
-
-    That of the zoo for ``zoo://NAME``; ``<recipe>_<stage>`` for ``experiments/<recipe>/<stage>/models/net_g_latest.*``,
-    with the iteration if that is not the latest; else the file's name without suffix.
-    """
-    name = reference.removeprefix(PREFIX)
-    if name == reference:
-        path = Path(os.path.abspath(reference))
-        name = path.stem
-        saved = re.fullmatch(r'net_g_(latest|\d+)', name)
-        if saved and path.parent.name == 'models':
-            run = path.parts[:-2]
-            run = run[len(run) - run[::-1].index('experiments'):] if 'experiments' in run else run[-1:]
-            name = '_'.join([*run, saved[1]]).removesuffix('_latest')
-    return re.sub(r'[^\w.+-]+', '_', name).strip('._-') or 'network'
-
-
-def describe_protocol(options: Mapping[str, Any], val: Mapping[str, Any], missing: Sequence[str],
-                      segment: Mapping[str, int] | None, degradations: Mapping[Any, Mapping[str, Any]],
-                      clips: Mapping[str, Mapping[str, float]], lr_difference: str | None = None) -> dict[str, Any]:
+def describe_protocol(options: Mapping[str, Any], val: Mapping[str, Any], figures: Figures,
+                      missing: Sequence[str] = (), lr_difference: str | None = None) -> dict[str, Any]:
     """How the figures of a test set were measured, and whether that is the published protocol of its benchmark.
 
     Args:
         options: of the test set.
         val: the section of the options: metrics, ``flip_seq``, ``center_frame_only``.
+        figures: of the test.
         missing: what the frames lack to be the whole benchmark, a sentence each.
-        segment: length and overlap of the segments that clips were run in, None for whole clips.
-        degradations: kernel, border and phase of LR frames made from GT, by degradation.
-        clips: the figures of every clip.
         lr_difference: how LR files differ from what ``degradation`` makes of GT, None if they do not or there are none.
 
     Returns:
@@ -71,13 +36,13 @@ def describe_protocol(options: Mapping[str, Any], val: Mapping[str, Any], missin
     metrics = val['metrics'] or {}
     judged = {name: metrics[name] for name in ('psnr', 'ssim') if name in metrics} or metrics
     made = options.get('degradation') if options.get('dataroot_lq') is None else None
-    deviations = [] if benchmark is None else _deviations(benchmark, options, val, segment)
+    deviations = [] if benchmark is None else _deviations(benchmark, options, val, figures.segment)
     if benchmark is None and options['name'] in BENCHMARKS:
         deviations = [f'its frames were not checked: the test set is named {options["name"]}, but has no benchmark: '
                       f'{options["name"]}']
     if lr_difference is not None:
         deviations.append(lr_difference)
-    infinite = [clip for clip, figures in clips.items() if any(map(math.isinf, figures.values()))]
+    infinite = [clip for clip, means in figures.clips.items() if any(map(math.isinf, means.values()))]
     if infinite:
         deviations.append(f'of {shortened(infinite)} a metric is infinite, since the output equals GT; the mean leaves '
                           f'{"it" if len(infinite) == 1 else "them"} out')
@@ -86,30 +51,47 @@ def describe_protocol(options: Mapping[str, Any], val: Mapping[str, Any], missin
         'partial': bool(missing), 'missing': list(missing), 'deviations': deviations,
         'channel': ' and '.join(dict.fromkeys(map(_channel, judged.values()))),
         'crop': max((metric.get('crop_border', 0) for metric in judged.values()), default=0),
-        'frames': _frames(options, val), 'flip_seq': val['flip_seq'], 'segment': segment, 'averaging': AVERAGING,
-        'lr': 'made from GT' if made else 'files', **(degradations[made] if made else dict.fromkeys(
+        'frames': _frames(options, val), 'flip_seq': val['flip_seq'], 'segment': figures.segment,
+        'averaging': AVERAGING,
+        'lr': 'made from GT' if made else 'files', **(DESCRIPTIONS[made] if made else dict.fromkeys(
             ('kernel', 'border', 'phase'))),
         'scale': options['scale'], 'measured': metrics}
 
 
-def read_result(path: str | os.PathLike) -> Result:
-    """A ``results.json`` of ``basicsr-ssl test``.
+def quoted(sentences: Sequence[str]) -> str:
+    """The first few, and how many more there are."""
+    more = [f'and {len(sentences) - _QUOTED} more'] if len(sentences) > _QUOTED else []
+    return '; '.join([*sentences[:_QUOTED], *more])
 
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is something else; names the file.
-    """
-    try:
-        result = json.loads(Path(path).read_text(encoding='utf-8'))
-    except ValueError as error:
-        raise ValueError(f'{path} is no JSON file ({error}); give the results.json that `basicsr-ssl test` writes'
-                         ) from error
-    wrong = [key for key, kind in _KEYS.items()
-             if not isinstance(result, dict) or not isinstance(result.get(key, ...), kind)]
-    if wrong:
-        raise ValueError(f'{path} is no result of this version of `basicsr-ssl test`: it lacks {", ".join(wrong)}; '
-                         'test again, or leave the file out')
-    return result
+
+def how_measured(protocol: Mapping[str, Any]) -> str:
+    """A protocol (see ``describe_protocol``) in words, without what it lacks or where it deviates."""
+    parts = [f'{name}: {metric["type"]}' for name, metric in protocol['measured'].items()]
+    if protocol['channel']:
+        parts = [f'PSNR in dB and SSIM on {protocol["channel"]}',
+                 f'border of {protocol["crop"]} pixels left out' if protocol['crop'] else 'no border left out']
+    parts.append('all frames' if protocol['frames'] == 'all' else protocol['frames'])
+    if protocol['flip_seq']:
+        parts.append('clips extended by their mirror image in time')
+    parts.append(protocol['averaging'])
+    if protocol['kernel']:
+        parts.append(f'LR {protocol["lr"]} ({protocol["kernel"]}; border {protocol["border"]}; phase '
+                     f'{protocol["phase"]})')
+    elif protocol['lr']:
+        parts.append(f'LR from {protocol["lr"]}')
+    return ', '.join(parts)
+
+
+def in_words(protocol: Mapping[str, Any]) -> str:
+    """How the figures of a test set were measured, and why they are not comparable with published ones if so."""
+    parts = [how_measured(protocol)]
+    if protocol['published']:
+        parts.append('as its published figures are')
+    if protocol['partial']:
+        parts.append(f'only a part of the benchmark: {quoted(protocol["missing"])}')
+    if protocol['deviations']:
+        parts.append(f'deviates from the published protocol: {"; ".join(protocol["deviations"])}')
+    return '. '.join(parts)
 
 
 def _deviations(benchmark: Benchmark, options: Mapping[str, Any], val: Mapping[str, Any],
