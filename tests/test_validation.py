@@ -496,8 +496,8 @@ def test_other_errors_name_the_frame_and_the_remedy(tmp_path: Path) -> None:
     fails(ValueError, 'set: frame 00000000 of a: the network makes frames of 12 x 16, but GT has 24 x 32. Check scale',
           BicubicUpsampler(2), clips, 'set', *settings())
     (tmp_path / 'visualization').write_text('a file where a folder must be made')
-    fails(OSError, rf'cannot save {tmp_path}/visualization/set/a/00000000_run\.png: .*save_img: false', BicubicUpsampler(4), clips,
-          'set', *settings(tmp_path, save_img=True))
+    fails(OSError, rf'cannot save {tmp_path}/visualization/set/a/00000000_run\.png: .*save_img: false',
+          BicubicUpsampler(4), clips, 'set', *settings(tmp_path, save_img=True))
     broken: Any = tiny_net().eval()
     broken.conv_last.bias.data.fill_(float('nan'))
     fails(FloatingPointError, 'set: frame 00000000 of a: the output of the network is not finite', broken, clips,
