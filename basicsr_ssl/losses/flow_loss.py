@@ -46,5 +46,5 @@ class MultiScaleEndPointLoss(nn.Module):
         difference = flows - torch.where(known[:, None], target, 0.0)[:, None]
         distance = (difference.square().sum(dim=2) + self.eps**2).pow(self.exponent / 2)
         per_level = (distance * known[:, None]).sum(dim=(0, 2, 3)) / known.sum().clamp_min(1)
-        weight = self.decay ** torch.arange(len(per_level) - 1, -1, -1, device=flows.device)
+        weight = self.decay ** torch.arange(len(per_level) - 1, -1, -1, dtype=flows.dtype, device=flows.device)
         return self.loss_weight * (per_level * weight).sum() / weight.sum()
