@@ -26,9 +26,9 @@ class StandaloneSpyNet(AnySizeSpyNet):
     task = 'flow'
     flow_network = None
     groups: list[Group] = []
-    convs: list[Conv] = [Conv(f'basic_module.{level}.basic_module.{2 * i}', cin, cout, 7, area=4.0**(level - 5),
-                              multiple=32, flow=True)
-                         for level in range(6) for i, (cin, cout) in enumerate(pairwise(CHANNELS))]
+    layers: list[Conv] = [
+        Conv(f'basic_module.{level}.basic_module.{2 * i}', cin, cout, 7, area=4.0**(level - 5), multiple=32, flow=True)
+        for level in range(6) for i, (cin, cout) in enumerate(pairwise(CHANNELS))]
 
     def __init__(self) -> None:
         super().__init__()
