@@ -83,6 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument('--to', choices=('safetensors', 'basicsr'), default='safetensors',
                          help="format of the output: this project's safetensors, or BasicSR's .pth")
 
+    convert.add_argument('--assume', nargs='+', default=[], type=_assignment, metavar='KEY=VALUE',
+                         help='arguments of the network that tensors cannot tell, e.g. act=relu or img_range=2')
+
     for command in (info, convert):
         command.add_argument('--param-key', choices=('params', 'params_ema'),
                              help='which weights of a file that has both (default: params_ema, the moving average)')
@@ -94,6 +97,14 @@ def _parser() -> argparse.ArgumentParser:
 
     add('schema', _schema, 'print the JSON schema of option files, for editors')
     return parser
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    import yaml
+    key, equals, value = text.partition('=')
+    if not equals:
+        raise argparse.ArgumentTypeError(f'{text!r} should look like img_range=2')
+    return key, yaml.safe_load(value)
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -146,7 +157,7 @@ def _info(args: argparse.Namespace) -> int:
 def _convert(args: argparse.Namespace) -> int:
     from basicsr_ssl import zoo
     from basicsr_ssl.checkpoints import convert
-    print(convert.convert(zoo.resolve(args.source), args.output, args.to, args.param_key))
+    print(convert.convert(zoo.resolve(args.source), args.output, args.to, args.param_key, dict(args.assume)))
     return 0
 
 

@@ -91,7 +91,8 @@ def group_table(spec: Spec) -> list[Group]:
 def layer_table(args: Mapping[str, Any], widths: Mapping[str, int]) -> list[Conv]:
     """All layers of the network with these widths (groups not named are full)."""
     w = {**full_widths(args), **widths}
-    stream: int = w.get('stream', args['num_feat'])
+    feat: int = args['num_feat']
+    stream = w.get('stream', feat)
     layers = [Conv('conv_first', 3, stream, 3)]
     for name, reader, writer in residuals(args):
         cin, cout = w.get(f'{name}.in', stream), w.get(f'{name}.out', stream)
@@ -148,6 +149,7 @@ class PrunableEDSR(nn.Module):
 
     layer_table = staticmethod(layer_table)
     task = 'image'
+    pruning_args = ('residual',)  # say what may be removed; of a dense network they may be changed
     flow_network = None
     mean: Tensor
 

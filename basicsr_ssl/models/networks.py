@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY
 
-from basicsr_ssl.checkpoints.store import BICUBIC, load_network, load_strictly
+from basicsr_ssl.checkpoints.store import BICUBIC, build_network, load_network
 
 
 def read_network(opt: Mapping[str, Any], key: str) -> Any:
@@ -68,21 +69,16 @@ def _input_network(opt: Mapping[str, Any]) -> Any:
     net = read_network(opt, 'pretrain_network_g')
     if fresh is None:
         return net
-    if _is_inferred(net) and net.provenance['source_format'] in ('BasicSR', 'mmagic'):
-        # a state dict does not say its activation: the options do
-        try:
-            load_strictly(fresh, net.state_dict(), f'path: pretrain_network_g: {path}')
-        except ValueError as error:
-            raise ValueError(f'{error}\nCorrect network_g, or leave it out: the sizes follow from the file') from error
-        return fresh
     own, given = fresh.spec.args, net.spec.args
+    if net.spec.form == 'dense' and net.spec.arch == fresh.spec.arch:
+        given = {**given, **{key: own[key] for key in getattr(net, 'pruning_args', ())}}
     different = [f'{key}: {given.get(key)!r} in the file, {own[key]!r} in network_g'
                  for key in own if own[key] != given.get(key)]
     if net.spec.arch != fresh.spec.arch or different:
         raise ValueError(f'path: pretrain_network_g: {path} holds another network than network_g describes '
                          f'({"; ".join(different) or net.spec.arch}). Correct network_g, or leave it out: the file '
                          'says what it is')
-    return net
+    return net if given == net.spec.args else build_network(replace(net.spec, args=given), net.state_dict())
 
 
 def read_teacher(opt: Mapping[str, Any], student: Any) -> Any:
