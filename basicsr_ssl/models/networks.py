@@ -12,6 +12,7 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY
 
 from basicsr_ssl.checkpoints.store import BICUBIC, build_network, load_network
+from basicsr_ssl.data.options import BASICSR_OPTIONS
 
 
 def read_network(opt: Mapping[str, Any], key: str) -> Any:
@@ -100,7 +101,8 @@ def read_teacher(opt: Mapping[str, Any], student: Any) -> Any:
 def _check_task(net: Any, opt: Mapping[str, Any]) -> None:
     """Raises ValueError if the network is for other samples than the datasets have: flow, say, and not clips."""
     for phase, options in opt.get('datasets', {}).items():
-        made_for = getattr(DATASET_REGISTRY.get(options['type']), 'task', 'clip')
+        kind = options['parts'][0]['type'] if options.get('parts') else options['type']
+        made_for = getattr(BASICSR_OPTIONS.get(kind, DATASET_REGISTRY.get(kind)), 'task', 'clip')
         # a test set of images is one of clips of one frame
         fits = net.task == made_for if phase == 'train' else (net.task == 'flow') == (made_for == 'flow')
         if not fits:

@@ -65,8 +65,9 @@ def read(state: State, lists: Mapping[str, Any] | None) -> Found:
     untold = ('res_scale', 'residual', *(() if shifts else ('img_range', 'rgb_mean')))
     if lists is None and not widths:
         return Found(Spec('PrunableEDSR', args), state, untold=untold)
-    for j in range(blocks) if lists is not None else ():
-        _full(lists, f'body.{j}.body.0', middles[f'body.{j}.mid'], full)
+    if lists is not None:
+        for j in range(blocks):
+            _full(lists, f'body.{j}.body.0', middles[f'body.{j}.mid'], full)
     return Found(Spec('PrunableEDSR', {**args, 'residual': 'aligned'}, widths), state, 'ASSL or SRP authors',
                  untold=('res_scale',))
 
