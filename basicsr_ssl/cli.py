@@ -58,11 +58,14 @@ def _parser() -> argparse.ArgumentParser:
                                  help="test on what there is of a benchmark; the results are marked as partial")
 
     prepare = add('prepare', _prepare, 'check the frames of a data set, make LR frames, meta files and LMDB')
-    prepare.add_argument('dataset', choices=('reds', 'vimeo90k', 'vid4', 'udm10'))
+    prepare.add_argument('dataset', choices=('reds', 'vimeo90k', 'vid4', 'udm10', 'div2k', 'df2k', 'set5', 'set14',
+                                            'b100', 'urban100', 'manga109'))
     prepare.add_argument('--root', default=os.environ.get('DATA_ROOT') or 'datasets', metavar='DIR',
                          help='where the data sets lie, as in datasets/README.md (default: $DATA_ROOT or datasets)')
     prepare.add_argument('--degradation', nargs='+', choices=('BI', 'BD'), metavar='KIND',
                          help='LR frames to make, BI and / or BD (default: what the data set is tested on)')
+    prepare.add_argument('--scale', nargs='+', type=int, choices=(2, 3, 4), metavar='N',
+                         help='of LR images, 2, 3 and / or 4 (default: all; LR frames of video are made at 4)')
     prepare.add_argument('--lmdb', action='store_true', help="also build LMDB with BasicSR's keys")
     prepare.add_argument('--check', action='store_true', help='only check; write nothing')
     prepare.add_argument('--allow-partial', action='store_true', help='go on with what there is')
@@ -125,7 +128,8 @@ def _test(args: argparse.Namespace) -> int:
 
 def _prepare(args: argparse.Namespace) -> int:
     from basicsr_ssl.data.preparation import prepare
-    prepare.prepare(args.dataset, args.root, args.degradation, args.lmdb, args.check, args.allow_partial, args.workers)
+    prepare.prepare(args.dataset, args.root, args.degradation, args.lmdb, args.check, args.allow_partial, args.workers,
+                    args.scale)
     return 0
 
 

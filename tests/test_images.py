@@ -23,6 +23,7 @@ from torch import Tensor
 
 from basicsr_ssl import cli, load_network
 from basicsr_ssl.archs import PrunableEDSR
+from basicsr_ssl.config import load_options
 from basicsr_ssl.data.degradations import Degradation, degrade
 from basicsr_ssl.data.frames import DatasetError
 from basicsr_ssl.data.image_catalog import IMAGE_BENCHMARKS, check_images, usual_name
@@ -402,3 +403,22 @@ def test_the_real_edsr_on_the_real_set14(test_data: Path, tmp_path: Path) -> Non
         'val': {'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 2, 'test_y_channel': True}}}})
     found = run_test(str(tmp_path / 'test.yml'))['Set14']
     assert found.protocol['published'] and round(found.metrics['psnr'] or 0, 2) == 33.38
+
+
+# ---- the option files
+
+@pytest.mark.parametrize('file', ['options/train/samples/train_photos_EDSR_x2.yml',
+                                  'options/train/EDSR/train_EDSR_x2_dense.yml'])
+def test_option_files_train(file: str, test_data: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """As they are but for lengths, and the paper's network with fewer channels."""
+    monkeypatch.setenv('DATA_ROOT', str(tmp_path))
+    (tmp_path / 'Set5').symlink_to(test_data / 'set5')
+    (tmp_path / 'photos').symlink_to(test_data / 'photos')
+    (tmp_path / 'DF2K').mkdir()
+    (tmp_path / 'DF2K' / 'DF2K_train_HR_sub').symlink_to(test_data / 'photos')
+    name = load_options(file)['name']
+    force = [f'path:root={tmp_path}', 'train:total_iter=2', 'network_g:num_feat=4', 'num_gpu=0', 'val:val_freq=1000',
+             'datasets:train:batch_size_per_gpu=2', 'datasets:train:num_worker_per_gpu=0', 'logger:use_tb_logger=false']
+    assert cli.main(['train', '-opt', file, '--force_yml', *force]) == 0
+    net: Any = load_network(tmp_path / 'experiments' / name / 'models' / 'net_g_latest.safetensors')
+    assert net.scale == 2 and net.spec.args['num_feat'] == 4

@@ -230,9 +230,10 @@ class TestBenchmarks:
         basicsr_ssl.save_network(net, tmp_path / 'net.safetensors')
 
         def real(*arguments, **environment):
-            return subprocess.run(['bash', ROOT / 'scripts/test_images.sh', 'net.safetensors', *arguments], cwd=tmp_path,
-                                  capture_output=True, text=True, check=False, env={
-                                      **os.environ, 'DATA_ROOT': str(tmp_path), 'PYTHON': sys.executable, **environment})
+            return subprocess.run(
+                ['bash', ROOT / 'scripts/test_images.sh', 'net.safetensors', *arguments], cwd=tmp_path, text=True,
+                capture_output=True, check=False,
+                env={**os.environ, 'DATA_ROOT': str(tmp_path), 'PYTHON': sys.executable, **environment})
 
         result = real()
         assert result.returncode == 1 and f'{tmp_path}/Urban100/HR does not exist' in result.stderr
