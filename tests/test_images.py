@@ -21,7 +21,7 @@ from PIL import Image
 from tiny_runs import options, write_options
 from torch import Tensor
 
-from basicsr_ssl import cli, load_network
+from basicsr_ssl import cli, count_macs, load_network, save_network
 from basicsr_ssl.archs import PrunableEDSR
 from basicsr_ssl.config import load_options
 from basicsr_ssl.data.degradations import Degradation, degrade
@@ -422,3 +422,27 @@ def test_option_files_train(file: str, test_data: Path, tmp_path: Path, monkeypa
     assert cli.main(['train', '-opt', file, '--force_yml', *force]) == 0
     net: Any = load_network(tmp_path / 'experiments' / name / 'models' / 'net_g_latest.safetensors')
     assert net.scale == 2 and net.spec.args['num_feat'] == 4
+
+
+# ---- pruning
+
+@pytest.mark.parametrize('residual', ['aligned', 'rsc'])
+def test_a_recipe_of_all_stages(residual: str, photos: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    """Sparsity learning, pruning and finetuning as for clips; the dense file may say another residual."""
+    monkeypatch.chdir(tmp_path)
+    net: Any = PrunableEDSR(8, 2, scale=2, residual='full')
+    save_network(net, tmp_path / 'dense.safetensors')
+    opt = run_options(photos, path={'pretrain_network_g': 'dense.safetensors'})
+    opt['network_g']['residual'] = residual
+    opt['train'].update(total_iter=2, scheduler={'type': 'MultiStepLR', 'milestones': []})
+    opt['pruning'] = {'ratio': 0.5, 'budget': 'macs', 'score': 'l1', 'lr_size': [10, 10]}
+    del opt['model_type']
+    opt['stages'] = {'sparsity': {'model_type': 'SparsityLearningModel', 'sparsity': {
+                         'interval': 1, 'delta': 0.5, 'ceiling': 0.5}},
+                     'pruning': {'model_type': 'PruningModel'}, 'finetune': {'model_type': 'ReconstructionModel'}}
+    assert cli.main(['train', '-opt', str(write_options(tmp_path / 'run.yml', opt))]) == 0
+    gated, compact, last = (load_network(tmp_path / 'experiments' / 'run' / stage / 'models' / 'net_g_latest.safetensors')
+                            for stage in ('sparsity', 'pruning', 'finetune'))
+    assert gated.spec.gated and compact.spec == last.spec  # type: ignore[union-attr]
+    assert count_macs(compact) <= 0.5 * count_macs(gated)
+    assert ('stream' in {group.name for group in compact.groups}) == (residual == 'aligned')  # type: ignore
