@@ -53,7 +53,8 @@ def test_sub_images_and_their_lr_are_those_of_the_whole_image(div2k: Path) -> No
             [f'{name}_s{i:03d}.png' for i in range(1, len(places) + 1)]
         for scale in (1, 2, 3, 4):
             folder = home / (f'DIV2K_train_LR_bicubic/X{scale}_sub' if scale > 1 else 'DIV2K_train_HR_sub')
-            image = whole if scale == 1 else degrade(torch.from_numpy(whole).permute(2, 0, 1), 'BI', scale).permute(
+            image = whole if scale == 1 else degrade(torch.from_numpy(whole).permute(2, 0, 1), 'BI', scale,
+                                                              rounds_twice=True).permute(
                 1, 2, 0).numpy()
             for number, (top, left) in enumerate(places, 1):
                 piece = image[top // scale:(top + 48) // scale, left // scale:(left + 48) // scale]
@@ -132,7 +133,8 @@ def test_benchmarks_are_checked_and_made_smaller(test_data: Path, tmp_path: Path
     for scale in (2, 3):
         gt = np.array(Image.open(tmp_path / 'Set5' / 'HR' / 'head.png').convert('RGB'))  # saved with a palette
         gt = gt[:280 // scale * scale, :280 // scale * scale]
-        lq = degrade(torch.from_numpy(gt).permute(2, 0, 1), 'BI', scale).permute(1, 2, 0).numpy()
+        lq = degrade(torch.from_numpy(gt).permute(2, 0, 1), 'BI', scale,
+                                                              rounds_twice=True).permute(1, 2, 0).numpy()
         assert np.array_equal(pixels(tmp_path / 'Set5' / f'BIx{scale}' / 'head.png'), lq)
     assert run(tmp_path, '--scale', '2', '3', name='set5') == 0
     assert 'Nothing to do' in capsys.readouterr().out

@@ -149,7 +149,8 @@ def lr_difference(options: TestOptions, clips: Sequence[Clip]) -> str | None:
         gt, lq = read_frame(gt_path), read_frame(lq_path)
         check_pair(clip, options.scale, gt.shape[1:], lq.shape[1:])
         height, width = (n - n % options.scale for n in gt.shape[1:])
-        made = degrade(gt[:, :height, :width], options.degradation, options.scale)
+        made = degrade(gt[:, :height, :width], options.degradation, options.scale,
+                       rounds_twice=options.rounds_twice)
         less = made.float() - lq.float()
         if ((less == 0) | (less == 1)).float().mean() >= _CUT_OFF:
             continue

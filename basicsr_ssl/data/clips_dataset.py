@@ -317,7 +317,7 @@ class ClipFoldersTestDataset(Dataset):
         height, width = height - height % scale, width - width % scale
         gt = LazyFrames(len(paths), lambda i: read_frame(gt_paths[i])[:, :height, :width], keep)
         lq = LazyFrames(len(paths), lambda i: read_frame(lq_paths[i]) if lq_paths
-                        else degrade(gt[i], options.degradation, scale), keep)
+                        else degrade(gt[i], options.degradation, scale, rounds_twice=options.rounds_twice), keep)
         item = {'lq': lq, 'gt': gt, 'folder': clip.name, 'names': [path.stem for path in gt_paths]}
         if keep:
             self._cache[index] = item
@@ -378,10 +378,10 @@ def mod_crop(frames: np.ndarray, scale: int) -> np.ndarray:
 
 
 def degraded(frames: np.ndarray, kind: Degradation, scale: int,
-              window: tuple[int, int, int, int] | None = None) -> np.ndarray:
+              window: tuple[int, int, int, int] | None = None, rounds_twice: bool = False) -> np.ndarray:
     """LR of (t, h, w, 3) uint8 frames, or a window of it in LR pixels, in the same form."""
     clip = torch.from_numpy(frames).permute(0, 3, 1, 2)
-    return degrade(clip, kind, scale, window).permute(0, 2, 3, 1).numpy()
+    return degrade(clip, kind, scale, window, rounds_twice).permute(0, 2, 3, 1).numpy()
 
 
 def augmented(frames: list[np.ndarray], hflip: bool, rotation: bool) -> list[np.ndarray]:

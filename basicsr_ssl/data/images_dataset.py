@@ -2,6 +2,7 @@
 
 Training items are ``{'lq': (3, h, w), 'gt': (3, scale*h, scale*w), 'key': str}``, float32 RGB in [0, 1], in steps of
 1/255, whose randomness comes from Python's ``random`` alone. Test items are those of ``clips_dataset``, with one frame.
+LR is made as image papers make it, by MATLAB's ``imresize`` of 8-bit images, which rounds twice (see ``degrade``).
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class ImageFolderDataset(Dataset):
         size = options.gt_size // options.scale
         top = random.randint(0, gt.shape[1] // options.scale - size)
         left = random.randint(0, gt.shape[2] // options.scale - size)
-        lq = degraded(gt, options.degradation, options.scale, (top, left, size, size))
+        lq = degraded(gt, options.degradation, options.scale, (top, left, size, size), rounds_twice=True)
         top, left = top * options.scale, left * options.scale
         gt = gt[:, top:top + options.gt_size, left:left + options.gt_size]
         frames = augmented([lq[0], gt[0]], options.use_hflip, options.use_rot)

@@ -118,6 +118,8 @@ class MovingPhotosTestOptions(PhotoSourceOptions):
 class FrameSourceOptions(DiskOptions):
     """Keys that say where frames lie."""
 
+    rounds_twice: ClassVar[bool] = False  # see `degrade`
+
     dataroot_gt: str = Field(description='Folder of GT clips; every folder inside that holds images is a clip.')
     dataroot_lq: str | None = Field(None, description='Folder of LR clips, laid out like dataroot_gt; null: LR is made '
                                     'from GT by degradation.')
@@ -209,6 +211,7 @@ class ImageFolderOptions(DiskOptions):
 class ImageFolderTestOptions(BenchmarkOptions):
     """Keys of ImageFolderTestDataset."""
 
+    rounds_twice: ClassVar[bool] = True
     first_frame: ClassVar[int] = 0
     max_frames: ClassVar[int | None] = None
 

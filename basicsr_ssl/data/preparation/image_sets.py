@@ -193,7 +193,7 @@ def _make(folders: _Folders, cut: bool, path: Path) -> None:
         height, width = (side // scale * scale for side in (_cropped(size) if cut else size))
         image: Tensor = whole[:, :height, :width]
         if kind is not None:
-            image = degrade(image, kind, scale)
+            image = degrade(image, kind, scale, rounds_twice=True)
         for suffix, rows, columns in _pieces((height, width), cut):
             (top, bottom), (left, right) = (torch.tensor(span) // scale for span in (rows, columns))
             lr_frames.save(folder / f'{path.stem}{suffix}.png', image[:, top:bottom, left:right])
