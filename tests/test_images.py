@@ -427,8 +427,8 @@ def test_the_real_edsr_on_the_real_set14(rounds_twice: bool, psnr: float, test_d
         'network_g': {'type': 'PrunableEDSR', 'num_block': 8, 'scale': 2, 'img_range': 2},
         'path': {'pretrain_network_g': str(test_data / 'weights' / 'EDSR_x2_f64b8.pth'), 'root': str(tmp_path)},
         'datasets': {'test': {
-            'name': 'Set14', 'type': 'ImageFolderTestDataset', 'benchmark': 'Set14', 'dataroot_lq': str(tmp_path / 'lq'),
-            'dataroot_gt': str(test_data / 'set14' / 'HR')}},
+            'name': 'Set14', 'type': 'ImageFolderTestDataset', 'benchmark': 'Set14',
+            'dataroot_gt': str(test_data / 'set14' / 'HR'), 'dataroot_lq': str(tmp_path / 'lq')}},
         'val': {'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 2, 'test_y_channel': True}}}})
     found = run_test(str(tmp_path / 'test.yml'))['Set14']
     assert found.protocol['published'] and round(found.metrics['psnr'] or 0, 2) == psnr
@@ -476,3 +476,15 @@ def test_a_recipe_of_all_stages(residual: str, photos: Path, tmp_path: Path, mon
     assert [spec.form for spec in specs] == ['gated', 'compact', 'compact'] and specs[1] == specs[2]
     assert count_macs(compact) <= 0.5 * count_macs(gated)
     assert specs[2].args['residual'] == residual and count_macs(last) == count_macs(compact)
+
+
+def test_images_have_no_hidden_states_to_be_held_to(photos: Path, tmp_path: Path, monkeypatch: Any,
+                                                    capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_network(PrunableEDSR(8, 2, scale=2), tmp_path / 'dense.safetensors')
+    opt = run_options(photos, path={'pretrain_network_g': 'dense.safetensors',
+                                    'pretrain_network_teacher': 'dense.safetensors'})
+    opt['model_type'] = 'TemporalFinetuneModel'
+    opt['train']['temporal_opt'] = {'type': 'TemporalStateLoss', 'loss_weight': 0.1}
+    assert cli.main(['train', '-opt', str(write_options(tmp_path / 'run.yml', opt))]) == 1
+    assert 'temporal_opt is of hidden states, and a PrunableEDSR has none' in capsys.readouterr().err

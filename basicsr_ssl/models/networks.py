@@ -86,8 +86,11 @@ def read_teacher(opt: Mapping[str, Any], student: Any) -> Any:
     """The network in ``path: pretrain_network_teacher``, in eval mode and without gradients.
 
     Raises:
-        OSError, ValueError: the file cannot be read, or its network is not one that ``student`` was cut from.
+        OSError, ValueError: the student has no hidden states, the file cannot be read, or its network is not one that
+            ``student`` was cut from.
     """
+    if not hasattr(student, 'hidden_states'):
+        raise ValueError(f'train: temporal_opt is of hidden states, and a {type(student).__name__} has none: leave it out')
     teacher: Any = read_network(opt, 'pretrain_network_teacher')
     own, other = student.spec.args, teacher.spec.args
     keys = ('num_feat', 'bidirectional', 'scale')
