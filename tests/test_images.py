@@ -487,4 +487,4 @@ def test_images_have_no_hidden_states_to_be_held_to(photos: Path, tmp_path: Path
     opt['model_type'] = 'TemporalFinetuneModel'
     opt['train']['temporal_opt'] = {'type': 'TemporalStateLoss', 'loss_weight': 0.1}
     assert cli.main(['train', '-opt', str(write_options(tmp_path / 'run.yml', opt))]) == 1
-    assert 'temporal_opt is of hidden states, and a PrunableEDSR has none' in capsys.readouterr().err
+    assert 'temporal_opt is of hidden states, and a PrunableEDSR has none: leave it out' in capsys.readouterr().err

@@ -90,7 +90,8 @@ def read_teacher(opt: Mapping[str, Any], student: Any) -> Any:
             ``student`` was cut from.
     """
     if not hasattr(student, 'hidden_states'):
-        raise ValueError(f'train: temporal_opt is of hidden states, and a {type(student).__name__} has none: leave it out')
+        raise ValueError(f'train: temporal_opt is of hidden states, and a {type(student).__name__} has none: leave it '
+                         'out')
     teacher: Any = read_network(opt, 'pretrain_network_teacher')
     own, other = student.spec.args, teacher.spec.args
     keys = ('num_feat', 'bidirectional', 'scale')
