@@ -1,4 +1,4 @@
-"""Each training stage, run through its option file, against the loops of ``reference_training``: weights and figures."""
+"""Each training stage, run through its option file, against the loops of ``reference_training``."""
 
 from __future__ import annotations
 
