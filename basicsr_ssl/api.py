@@ -10,6 +10,7 @@ from torch import nn
 
 from basicsr_ssl.checkpoints.store import build_network, load_strictly
 from basicsr_ssl.pruning import cost
+from basicsr_ssl.pruning.groups import check_kept
 from basicsr_ssl.pruning.scores import score_units
 from basicsr_ssl.pruning.selection import BUDGETS, select_units
 from basicsr_ssl.pruning.spec import Spec
@@ -56,14 +57,15 @@ def choose_units(net: nn.Module, ratio: float, budget: str = 'units', score: str
     spec = prunable.spec
 
     def price(widths: dict[str, int]) -> float:
-        convs = prunable.conv_table(spec.args, {**spec.widths, **widths})
+        layers = prunable.layer_table(spec.args, {**spec.widths, **widths})
         if budget == 'params':
-            return cost.params(convs, flow=False)
-        return cost.macs(convs, lr_size, flow=False)
+            return cost.params(layers, flow=False)
+        return cost.macs(layers, lr_size, flow=False)
 
     scores = score_units(net.state_dict(), prunable.groups, score, seed, relative)
-    return select_units(scores, ratio, scope=scope, cost=None if budget == 'units' else price, round_to=round_to,
+    kept = select_units(scores, ratio, scope=scope, cost=None if budget == 'units' else price, round_to=round_to,
                         min_keep=min_keep)
+    return check_kept(prunable.groups, kept)  # with the groups that have no score
 
 
 def cut_network(net: nn.Module, kept: dict[str, list[int]]) -> nn.Module:
@@ -100,11 +102,11 @@ def count_params(net: nn.Module, flow: bool = True) -> int:
         net: a network of this package.
         flow: False leaves out the flow network.
     """
-    return cost.params(_ours(net).convs, flow)
+    return cost.params(_ours(net).layers, flow)
 
 
 def count_macs(net: nn.Module, lr_size: tuple[int, int] = (180, 320), flow: bool = True) -> int:
-    """Multiply-accumulates of a network's convolutions for one frame of a long clip.
+    """Multiply-accumulates of a network for one frame of a long clip.
 
     Args:
         net: a network of this package.
@@ -112,7 +114,7 @@ def count_macs(net: nn.Module, lr_size: tuple[int, int] = (180, 320), flow: bool
         flow: False leaves out the flow network. With it, each frame counts one pair of frames, in both directions if
             the network is bidirectional.
     """
-    return cost.macs(_ours(net).convs, lr_size, flow)
+    return cost.macs(_ours(net).layers, lr_size, flow)
 
 
 def _rebuild(net: nn.Module, spec: Spec, state: StateDict) -> nn.Module:
@@ -137,7 +139,7 @@ def network_cost(net: nn.Module, lr_size: tuple[int, int]) -> dict[str, int]:
 
 
 def _ours(net: nn.Module) -> Any:
-    """The same network; in this package every one declares ``spec``, ``groups`` and ``convs``."""
+    """The same network; in this package every one declares ``spec``, ``groups`` and ``layers``."""
     if not isinstance(getattr(net, 'spec', None), Spec):
-        raise TypeError(f'{type(net).__name__} declares no groups and no convolutions; use a network of basicsr_ssl')
+        raise TypeError(f'{type(net).__name__} declares no groups and no layers; use a network of basicsr_ssl')
     return net

@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from basicsr_ssl import count_macs, count_params, load_network, prune_network
 from basicsr_ssl.archs import PrunableBasicVSR
-from basicsr_ssl.archs.basicvsr_arch import conv_table
+from basicsr_ssl.archs.basicvsr_arch import layer_table
 from basicsr_ssl.pruning import cost
 
 CASES = {**VARIANTS, 'bi-spynet': {'flow': 'spynet'}, 'uni-spynet': {'flow': 'spynet', 'bidirectional': False}}
@@ -28,7 +28,7 @@ def test_every_convolution_stands_in_the_table(form: str, args: dict[str, Any]) 
     net = net_of(form, args)
     real = {name: (m.in_channels, m.out_channels, m.kernel_size[0]) for name, m in net.named_modules()
             if isinstance(m, torch.nn.Conv2d)}
-    assert {conv.name: (conv.cin, conv.cout, conv.kernel) for conv in net.convs} == real
+    assert {conv.name: (conv.cin, conv.cout, conv.kernel) for conv in net.layers} == real
     numel = {name: p.numel() for name, p in net.named_parameters() if not name.endswith(('gate', 'gate_in'))}
     assert count_params(net) == sum(numel.values())
     assert count_params(net, flow=False) == sum(n for name, n in numel.items() if not name.startswith('spynet'))
@@ -50,7 +50,7 @@ PAPER = dict(num_feat=64, num_block=30, tail_feat=64, scale=4, flow='spynet')
 
 
 def test_the_papers_bidirectional_network() -> None:
-    convs = conv_table({**PAPER, 'bidirectional': True}, {})
+    convs = layer_table({**PAPER, 'bidirectional': True}, {})
     assert cost.params(convs, flow=False) == 4_851_011
     assert cost.params(convs) == 6_291_311
     assert cost.params([conv for conv in convs if conv.flow]) == 1_440_300
@@ -58,7 +58,7 @@ def test_the_papers_bidirectional_network() -> None:
 
 
 def test_the_papers_unidirectional_network() -> None:
-    convs = conv_table({**PAPER, 'bidirectional': False}, {})
+    convs = layer_table({**PAPER, 'bidirectional': False}, {})
     assert round(cost.params(convs, flow=False) / 1e6, 2) == 2.59
     assert round(cost.macs(convs, (180, 320), flow=False) / 1e9, 1) == 207.7
 

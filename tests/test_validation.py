@@ -596,10 +596,12 @@ class Flow(StandaloneSpyNet):
         return torch.stack([image.mean((1, 2, 3)) for image in (ref, supp)], 1)[..., None, None].expand(-1, -1, 2, 2)
 
 
-def pair(name: str, x: float, y: float, flow: list[list[list[float]]], valid: Any = None) -> dict[str, Any]:
-    item = {'name': name, 'ref': torch.full((3, 2, 2), float(x)), 'supp': torch.full((3, 2, 2), float(y)),
-            'flow': torch.tensor(flow, dtype=torch.float32)}
-    return item if valid is None else {**item, 'valid': torch.tensor(valid)}
+def pair(name: str, x: float, y: float, flow: list[list[list[float]]], known: Any = None) -> dict[str, Any]:
+    truth = torch.tensor(flow, dtype=torch.float32)
+    if known is not None:
+        truth = torch.where(torch.tensor(known) > 0, truth, math.nan)
+    return {'name': name, 'ref': torch.full((3, 2, 2), float(x)), 'supp': torch.full((3, 2, 2), float(y)),
+            'flow': truth}
 
 
 def test_end_point_error_by_hand() -> None:

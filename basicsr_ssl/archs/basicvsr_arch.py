@@ -17,7 +17,7 @@ from basicsr_ssl.nn.gated import conv
 from basicsr_ssl.nn.spynet import AnySizeSpyNet, SpyNetSize
 from basicsr_ssl.nn.warp import flow_warp
 from basicsr_ssl.pruning.cost import Conv
-from basicsr_ssl.pruning.groups import Group, Slice
+from basicsr_ssl.pruning.groups import Group, Slice, check_form
 from basicsr_ssl.pruning.spec import Spec
 
 # Flows between this many frame pairs are estimated at once in inference: more does not run faster, but keeps every
@@ -75,28 +75,28 @@ def group_table(spec: Spec) -> list[Group]:
     return [*groups, filters('conv_hr', 'conv_last')]
 
 
-def conv_table(args: Mapping[str, Any], widths: Mapping[str, int]) -> list[Conv]:
-    """All convolutions of the network with these widths (groups not named are full)."""
+def layer_table(args: Mapping[str, Any], widths: Mapping[str, int]) -> list[Conv]:
+    """All layers of the network with these widths (groups not named are full)."""
     w = {**full_widths(args), **widths}
     feat, scale = args['num_feat'], args['scale']
-    convs = []
+    layers: list[Conv] = []
     for trunk in trunk_names(args):
-        convs.append(Conv(f'{trunk}.main.0', 3 + feat, feat, 3))
+        layers.append(Conv(f'{trunk}.main.0', 3 + feat, feat, 3))
         for j in range(args['num_block']):
             block = f'{trunk}.main.2.{j}'
-            convs += [Conv(f'{block}.conv1', w[f'{block}.in'], w[f'{block}.mid'], 3),
-                      Conv(f'{block}.conv2', w[f'{block}.mid'], w[f'{block}.out'], 3)]
+            layers += [Conv(f'{block}.conv1', w[f'{block}.in'], w[f'{block}.mid'], 3),
+                       Conv(f'{block}.conv2', w[f'{block}.mid'], w[f'{block}.out'], 3)]
     if args['bidirectional']:
-        convs.append(Conv('fusion', 2 * feat, w['fusion'], 1))
-    convs.append(Conv('upconv1', w['fusion'] if args['bidirectional'] else feat, 4 * w['upconv1'], 3))
+        layers.append(Conv('fusion', 2 * feat, w['fusion'], 1))
+    layers.append(Conv('upconv1', w['fusion'] if args['bidirectional'] else feat, 4 * w['upconv1'], 3))
     if scale == 4:
-        convs.append(Conv('upconv2', w['upconv1'], 4 * w['upconv2'], 3, area=4))
-    convs += [Conv('conv_hr', w['upconv2' if scale == 4 else 'upconv1'], w['conv_hr'], 3, area=scale**2),
-              Conv('conv_last', w['conv_hr'], 3, 3, area=scale**2)]
+        layers.append(Conv('upconv2', w['upconv1'], 4 * w['upconv2'], 3, area=4))
+    layers += [Conv('conv_hr', w['upconv2' if scale == 4 else 'upconv1'], w['conv_hr'], 3, area=scale**2),
+               Conv('conv_last', w['conv_hr'], 3, 3, area=scale**2)]
     if size := FLOW_SIZES[args['flow']]:
-        convs += [replace(conv, name=f'spynet.{conv.name}', times=2 if args['bidirectional'] else 1)
-                  for conv in spynet_arch.conv_table(size)]
-    return convs
+        layers += [replace(layer, name=f'spynet.{layer.name}', times=2 if args['bidirectional'] else 1)
+                   for layer in spynet_arch.layer_table(size)]
+    return layers
 
 
 #: The SpyNet that each ``flow`` means.
@@ -109,7 +109,7 @@ class PrunableBasicVSR(nn.Module):
 
     With the default arguments and ``num_block=30`` the dense form is BasicSR's ``BasicVSR``: the same parameter names,
     the same output. What may be pruned, and how it hangs together, is declared in ``group_table``; what it costs in
-    ``conv_table``. Never pruned: the flow network, the first convolution of each trunk, ``conv_last``, and the
+    ``layer_table``. Never pruned: the flow network, the first convolution of each trunk, ``conv_last``, and the
     channels of the hidden states.
 
     Args:
@@ -131,7 +131,7 @@ class PrunableBasicVSR(nn.Module):
         ValueError: an argument out of range, a group that does not exist, a width or index that does not fit.
     """
 
-    conv_table = staticmethod(conv_table)
+    layer_table = staticmethod(layer_table)
     task = 'clip'
     flow_network = property(lambda self: self.spynet)
     backward_trunk: Trunk
@@ -155,7 +155,7 @@ class PrunableBasicVSR(nn.Module):
         full = full_widths(args)
         widths = {name: width for name, width in (widths or {}).items() if width != full.get(name)}
         self.spec = Spec('PrunableBasicVSR', args, widths, dict(index or {}), gated)
-        _check_widths(self.spec, full)
+        check_form(self.spec, group_table(Spec(self.spec.arch, args)))
 
         w = {**full, **widths}
         size = FLOW_SIZES[flow]
@@ -182,13 +182,15 @@ class PrunableBasicVSR(nn.Module):
         hundreds of iterations go into unlearning a random residual image; the weights of the last layer go to zero
         meanwhile, and with them the gradient of all others.
         """
-        for name, layer in self.named_modules():
-            if not isinstance(layer, nn.Conv2d) or name.startswith('spynet.'):
-                continue
-            nn.init.kaiming_normal_(layer.weight, a=0.1)
-            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-            if name.endswith(('conv1', 'conv2')):
-                layer.weight.data.mul_(0.1)  # residual blocks close to the identity, as BasicSR has them
+        flow = set() if self.spynet is None else set(self.spynet.modules())
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d) and layer not in flow:
+                nn.init.kaiming_normal_(layer.weight, a=0.1)
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+        for block in self.modules():
+            if isinstance(block, ResidualBlock):  # close to the identity, as BasicSR has them
+                block.conv1.weight.data.mul_(0.1)
+                block.conv2.weight.data.mul_(0.1)
         nn.init.zeros_(self.conv_last.weight)
 
     @property
@@ -197,9 +199,9 @@ class PrunableBasicVSR(nn.Module):
         return group_table(self.spec)
 
     @property
-    def convs(self) -> list[Conv]:
-        """The convolutions of this network, for counting."""
-        return self.conv_table(self.spec.args, self.spec.widths)
+    def layers(self) -> list[Conv]:
+        """The layers of this network, for counting."""
+        return self.layer_table(self.spec.args, self.spec.widths)
 
     def forward(self, x: Tensor, return_states: bool = False) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Super-resolve a clip.
@@ -376,27 +378,3 @@ def _flow_network(size: SpyNetSize, path: str | None) -> AnySizeSpyNet:
 def _one_of(name: str, value: object, choices: tuple) -> None:
     if value not in choices:
         raise ValueError(f'{name} must be one of {", ".join(map(repr, choices))}, got {value!r}')
-
-
-def _check_widths(spec: Spec, full: Mapping[str, int]) -> None:
-    unknown = [name for name in (*spec.widths, *spec.index) if name not in full]
-    if unknown:
-        raise ValueError(f'no such group in this network: {", ".join(unknown[:5])} '
-                         f'(it has {len(full)}, for example {next(iter(full))})')
-    if spec.gated and spec.widths:
-        raise ValueError('a gated network has full widths: prune first or train the gates first, not both at once')
-    for name, width in spec.widths.items():
-        if not 1 <= width <= full[name]:
-            raise ValueError(f'widths: {name} must be within 1..{full[name]}, got {width}')
-    for name in full:
-        if not name.endswith(('.in', '.out')):
-            if name in spec.index:
-                raise ValueError(f'index: {name} takes no index, its units are read by one layer only')
-            continue
-        units, width = spec.index.get(name), spec.widths.get(name, full[name])
-        if (units is None) != (width == full[name]):
-            raise ValueError(f'index: {name} keeps {width} of {full[name]} channels, and '
-                             f'{"needs an index of them" if units is None else "takes no index when it is full"}')
-        if units is not None and (len(units) != width or list(units) != sorted(set(units))
-                                  or units[0] < 0 or units[-1] >= full[name]):
-            raise ValueError(f'index: {name} must name {width} distinct channels within 0..{full[name] - 1}, ascending')

@@ -9,7 +9,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from basicsr_ssl.nn.resize import bicubic_resize
-from basicsr_ssl.pruning.cost import Conv
+from basicsr_ssl.pruning.cost import Layer
 from basicsr_ssl.pruning.groups import Group
 from basicsr_ssl.pruning.spec import Spec
 
@@ -25,7 +25,7 @@ class BicubicUpsampler(nn.Module):
     task = 'clip'
     flow_network = None
     groups: list[Group] = []
-    convs: list[Conv] = []
+    layers: list[Layer] = []
 
     def __init__(self, scale: int = 4) -> None:
         super().__init__()

@@ -15,8 +15,8 @@ from basicsr_ssl.pruning.groups import Group
 from basicsr_ssl.pruning.spec import Spec
 
 
-def conv_table(size: SpyNetSize = 'full') -> list[Conv]:
-    """Its convolutions."""
+def layer_table(size: SpyNetSize = 'full') -> list[Conv]:
+    """Its layers."""
     level_size = SIZES[size]
     return [Conv(f'basic_module.{level}.basic_module.{2 * i}', cin, cout, level_size.kernel,
                  area=4.0**(level - LEVELS + 1), multiple=32, flow=True)
@@ -47,7 +47,7 @@ class StandaloneSpyNet(AnySizeSpyNet):
         if size not in SIZES:
             raise ValueError(f'size must be {" or ".join(SIZES)}, got {size!r}')
         super().__init__(size)
-        self.convs = conv_table(size)
+        self.layers = layer_table(size)
         self.spec = Spec('StandaloneSpyNet', {} if size == 'full' else {'size': size})
 
     def forward(self, ref: Tensor, supp: Tensor) -> Tensor:

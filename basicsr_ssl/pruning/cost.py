@@ -1,52 +1,127 @@
-"""What a network costs: parameters and multiply-accumulates, counted from a table of its convolutions."""
+"""What a network costs: parameters and multiply-accumulates, counted from a table of its layers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 #: LR frame, (h, w), for which the literature counts MACs.
 LR_SIZE = (180, 320)
 
 
 @dataclass(frozen=True)
-class Conv:
-    """One convolution of a network (stride 1, 'same' padding, with bias).
+class Layer:
+    """One layer of a network, by the name of its module; every parameter of a network belongs to one.
+
+    The kinds below say what it holds and what it computes; here stands where and how often.
 
     Attributes:
         name: the module's name.
-        cin, cout: channels.
-        kernel: side of the square kernel.
-        area: output pixels per pixel of the LR frame, e.g. 16 after x4 upsampling.
+        area: positions (pixels, tokens) of its output per pixel of the LR frame, e.g. 16 after x4 upsampling.
         times: how often it runs per frame.
-        multiple: the LR frame is first resized so that both sides are multiples of this.
+        multiple: the LR frame is first resized or padded so that both sides are multiples of this.
         flow: whether it belongs to the flow network, which pruning leaves alone and reports list apart.
     """
 
     name: str
-    cin: int
-    cout: int
-    kernel: int
-    area: float = 1
-    times: int = 1
-    multiple: int = 1
-    flow: bool = False
+    area: float = field(default=1, kw_only=True)
+    times: int = field(default=1, kw_only=True)
+    multiple: int = field(default=1, kw_only=True)
+    flow: bool = field(default=False, kw_only=True)
 
     def params(self) -> int:
         """Weights and biases."""
-        return (self.cin * self.kernel**2 + 1) * self.cout
+        raise NotImplementedError
+
+    def work(self) -> int:
+        """Multiply-accumulates per position of the output; additions of a bias are not counted."""
+        raise NotImplementedError
 
     def macs(self, lr_size: tuple[int, int]) -> float:
-        """Multiply-accumulates per frame of ``lr_size`` (h, w); the bias is not counted."""
+        """Multiply-accumulates per frame of ``lr_size`` (h, w)."""
         h, w = (-(-side // self.multiple) * self.multiple for side in lr_size)
-        return self.cin * self.cout * self.kernel**2 * self.times * self.area * h * w
+        return self.work() * self.times * self.area * h * w
 
 
-def params(convs: Iterable[Conv], flow: bool = True) -> int:
-    """Parameters of all convolutions, with or without the flow network."""
-    return sum(conv.params() for conv in convs if flow or not conv.flow)
+@dataclass(frozen=True)
+class Conv(Layer):
+    """A convolution of stride 1 and 'same' padding.
+
+    Attributes:
+        cin, cout: channels.
+        kernel: side of the square kernel.
+        groups: blocks of channels that do not see each other; ``cin`` of a depthwise convolution.
+        bias: whether it has one.
+    """
+
+    cin: int
+    cout: int
+    kernel: int
+    groups: int = 1
+    bias: bool = True
+
+    def params(self) -> int:
+        return self.work() + self.bias * self.cout
+
+    def work(self) -> int:
+        return self.cin * self.cout * self.kernel**2 // self.groups
 
 
-def macs(convs: Iterable[Conv], lr_size: tuple[int, int], flow: bool = True) -> int:
+@dataclass(frozen=True)
+class Linear(Layer):
+    """A linear layer, applied to every position: ``cin`` to ``cout`` features."""
+
+    cin: int
+    cout: int
+    bias: bool = True
+
+    def params(self) -> int:
+        return self.work() + self.bias * self.cout
+
+    def work(self) -> int:
+        return self.cin * self.cout
+
+
+@dataclass(frozen=True)
+class Attention(Layer):
+    """The two products of attention: queries with keys, and their weights with values. Projections are ``Linear``.
+
+    Attributes:
+        queries, values: features of queries (as many as of keys) and of values, all heads together.
+        tokens: positions that each one attends to, e.g. 64 in windows of 8x8.
+        weights: parameters of its own, such as a table of position biases.
+    """
+
+    queries: int
+    values: int
+    tokens: int
+    weights: int = 0
+
+    def params(self) -> int:
+        return self.weights
+
+    def work(self) -> int:
+        return self.tokens * (self.queries + self.values)
+
+
+@dataclass(frozen=True)
+class Norm(Layer):
+    """A normalisation with a factor and a shift per channel. Its work is not counted: it is linear in the channels."""
+
+    channels: int
+
+    def params(self) -> int:
+        return 2 * self.channels
+
+    def work(self) -> int:
+        return 0
+
+
+def params(layers: Iterable[Layer], flow: bool = True) -> int:
+    """Parameters of all layers, with or without the flow network."""
+    return sum(layer.params() for layer in layers if flow or not layer.flow)
+
+
+def macs(layers: Iterable[Layer], lr_size: tuple[int, int], flow: bool = True) -> int:
     """Multiply-accumulates per frame of ``lr_size`` (h, w), with or without the flow network."""
-    return round(sum(conv.macs(lr_size) for conv in convs if flow or not conv.flow))
+    return round(sum(layer.macs(lr_size) for layer in layers if flow or not layer.flow))

@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from basicsr_ssl.pruning.spec import Spec
+
 
 @dataclass(frozen=True)
 class Slice:
@@ -31,7 +33,8 @@ class Slice:
         repeat: consecutive indices per unit, e.g. r^2 filters before a pixel shuffle by r.
         offset: first index, e.g. of the second half of a concatenation.
         gate: name of the gate vector (one entry per unit) that multiplies this slice in the gated form. The gated
-            slices are a unit's own weights, by which it is judged; the others only follow.
+            slices are a unit's own weights, by which it is judged; the others only follow. In a group without gates a
+            unit is judged by all of them.
     """
 
     param: str
@@ -56,12 +59,26 @@ class Group:
         slices: where they sit.
         indexed: whether the compact network must know *which* units are left, because it gathers them from, or
             scatters them into, a tensor that keeps all its channels.
+        normalised: whether the units pass, side by side, through a norm over channels. What the norm makes of one
+            then depends on how many others there are: a closed unit still counts in the mean and the variance, a
+            removed one does not. Such a group has no gates, and is cut only for good (see ``surgery``).
     """
 
     name: str
     size: int
     slices: tuple[Slice, ...]
     indexed: bool = False
+    normalised: bool = False
+
+    def __post_init__(self) -> None:
+        if self.normalised and self.gates:
+            raise ValueError(f'group {self.name} passes through a norm over channels and cannot have gates: closing '
+                             'one would not be the same as removing its unit')
+
+    @property
+    def own(self) -> tuple[Slice, ...]:
+        """The slices that hold a unit's own weights."""
+        return tuple(s for s in self.slices if s.gate) or self.slices
 
     @property
     def gates(self) -> tuple[str, ...]:
@@ -88,3 +105,37 @@ def check_kept(groups: Iterable[Group], kept: Mapping[str, Iterable[int]]) -> di
             raise ValueError(f'group {name}: kept units must be distinct and within 0..{size - 1}, got {units}')
         result[name] = units
     return result
+
+
+def check_form(spec: Spec, dense: Iterable[Group]) -> None:
+    """Check that widths, index and gates of a spec are possible.
+
+    Args:
+        spec: of a dense, gated or compact network.
+        dense: the groups of its dense form.
+
+    Raises:
+        ValueError: a group that does not exist, a width or an index that does not fit, or gates of narrow groups.
+    """
+    groups = {group.name: group for group in dense}
+    unknown = [name for name in (*spec.widths, *spec.index) if name not in groups]
+    if unknown:
+        raise ValueError(f'no such group in this network: {", ".join(unknown[:5])} '
+                         f'(it has {len(groups)}, for example {next(iter(groups), None)})')
+    if spec.gated and spec.widths:
+        raise ValueError('a gated network has full widths: prune first or train the gates first, not both at once')
+    for name, width in spec.widths.items():
+        if not 1 <= width <= groups[name].size:
+            raise ValueError(f'widths: {name} must be within 1..{groups[name].size}, got {width}')
+    for name, group in groups.items():
+        units, size = spec.index.get(name), group.size
+        width = spec.widths.get(name, size)
+        if not group.indexed:
+            if units is not None:
+                raise ValueError(f'index: {name} takes no index, its units are read by one layer only')
+        elif (units is None) != (width == size):
+            raise ValueError(f'index: {name} keeps {width} of {size} channels, and '
+                             f'{"needs an index of them" if units is None else "takes no index when it is full"}')
+        elif units is not None and (len(units) != width or list(units) != sorted(set(units))
+                                    or units[0] < 0 or units[-1] >= size):
+            raise ValueError(f'index: {name} must name {width} distinct channels within 0..{size - 1}, ascending')

@@ -17,7 +17,8 @@ def score_units(state: Mapping[str, Tensor], groups: Iterable[Group], method: st
                 relative: bool = False) -> dict[str, Tensor]:
     """Score every unit of every group.
 
-    - ``gate``: magnitude of the unit's gate, |g| (SSL's released code).
+    - ``gate``: magnitude of the unit's gate, |g| (SSL's released code); summed, if it has several. Groups without gates
+      get no score: they stay whole.
     - ``l1``: mean |w| over the unit's own weights: its filter (or filters, before a pixel shuffle), for an input gate
       the kernels that read the channel. This is the filter's L1 norm (SSL, figure 3; Li et al. 2017) divided by the
       number of weights; the division is ours, and is what makes a 1x1 and a 3x3 layer comparable in a global ranking.
@@ -49,6 +50,7 @@ def score_units(state: Mapping[str, Tensor], groups: Iterable[Group], method: st
         generator = torch.Generator().manual_seed(seed)
         return {group.name: torch.rand(group.size, generator=generator, dtype=torch.float64) for group in groups}
     if method == 'gate':
+        groups = [group for group in groups if group.gates]
         missing = [gate for group in groups for gate in group.gates if gate not in state]
         if missing:
             raise ValueError(f"score 'gate' needs a gated network, but {missing[0]} is missing: run sparsity learning "
@@ -74,9 +76,9 @@ def score_units(state: Mapping[str, Tensor], groups: Iterable[Group], method: st
 def _weight_score(state: Mapping[str, Tensor], group: Group, method: str) -> Tensor:
     power = 1 if method == 'l1' else 2
     total, count = torch.zeros(group.size, dtype=torch.float64), 0
-    for s in group.slices:
+    for s in group.own:
         weight = state[s.param].detach().double().cpu()
-        if s.gate is None or weight.dim() < 2:
+        if weight.dim() < 2:
             continue
         own = weight.index_select(s.dim, s.indices(range(group.size))).movedim(s.dim, 0)
         own = own.reshape(group.size, -1)

@@ -1,8 +1,10 @@
 """Cutting units out of a network: pure functions from state dict and spec to state dict and spec.
 
 The gated network whose removed units have gates of exactly 0 and the network cut here compute the same function. It
-holds because a gate multiplies the convolution's output *including its bias*, and because every activation between
-two pruned layers maps 0 to 0 (ReLU, LeakyReLU): a closed unit contributes nothing downstream.
+holds because a gate multiplies a layer's output *including its bias*, and because every activation between two pruned
+layers maps 0 to 0 (ReLU, LeakyReLU, GELU): a closed unit contributes nothing downstream. A norm over channels would
+break it, since closed units count in its statistics: groups that pass through one (``Group.normalised``) have no gates
+and cannot be closed; cutting them is possible, and changes what the norm makes of the units that stay.
 """
 
 from __future__ import annotations
@@ -43,10 +45,16 @@ def fold_gates(state: StateDict, groups: Iterable[Group]) -> dict[str, Tensor]:
 
 
 def close_gates(state: StateDict, groups: Iterable[Group], kept: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    """A gated state dict in which the gates of all units that are not kept are exactly 0."""
+    """A gated state dict in which the gates of all units that are not kept are exactly 0.
+
+    Raises:
+        ValueError: see ``check_kept``; or units of a group without gates are to be closed.
+    """
     state, groups = dict(state), list(groups)
     kept = check_kept(groups, kept)
     for group in groups:
+        if not group.gates and len(kept[group.name]) < group.size:
+            raise ValueError(f'group {group.name} has no gates to close; keep all of its units, or cut them')
         for gate in group.gates:
             mask = torch.zeros_like(state[gate])
             mask[kept[group.name]] = 1

@@ -30,7 +30,7 @@ def read(state: State, lists: Mapping[str, Any] | None) -> Found:
         'flow': ('none', 'spynet.*'), 'scale': (2, 'upconv2.*'), 'bidirectional': (False, 'backward_trunk.*'),
     }.items() if spec.args[argument] == without}
     if lists is None and not _is_pruned(state, spec):
-        return Found(spec, state, doubtful=doubtful)
+        return Found(spec, state, doubtful=doubtful, untold=('act',))
     spec, state, more = read_ssl(state, spec, lists)
     return Found(spec, state, f'SSL authors, {"not pruned yet" if spec.gated else "pruned"}',
                  {**more, 'method': 'SSL, by its authors'}, doubtful)
@@ -50,7 +50,8 @@ def to_basicsr(net: nn.Module) -> State:
         'act: relu (the SSL networks)': args['act'] != 'lrelu',
         f'scale {args["scale"]}, only 4': args['scale'] != 4,
         'network that is not bidirectional': not args['bidirectional'],
-        f'flow: {args["flow"]}, only spynet': args['flow'] != 'spynet',
+        'network without a flow network': args['flow'] == 'none',
+        'small flow network': args['flow'] == 'spynet_small',
         f'tail_feat {args["tail_feat"]}, only 64': args['tail_feat'] != 64,
     }.items() if there]:
         raise ValueError(f'whose class knows no {", no ".join(refused)}')

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from basicsr_ssl.archs.basicvsr_arch import conv_table
+from basicsr_ssl.archs.basicvsr_arch import group_table, layer_table
 from basicsr_ssl.checkpoints.layouts.layout import State
 from basicsr_ssl.pruning.spec import Spec
 
@@ -81,7 +81,8 @@ def read_ssl(state: State, dense: Spec, lists: Mapping[str, Any] | None) -> tupl
         return Spec(dense.arch, args, gated=True), state, {'kept': kept}
     fewer = {name: units for name, units in kept.items() if len(units) < groups[name].size}
     spec = Spec(dense.arch, args, {name: len(units) for name, units in fewer.items()},
-                {name: units for name, units in fewer.items() if name.endswith(('.in', '.out'))})
+                {group.name: fewer[group.name] for group in group_table(Spec(dense.arch, args))
+                 if group.indexed and group.name in fewer})
     outputs = {units.layer: (kept[name], units.size) for name, units in groups.items() if not units.suffix}
     _check_dimensions(state, spec)
     state = _without_frozen_gates(state, outputs)
@@ -106,7 +107,7 @@ def _named(tables: Mapping[str, Mapping[str, Any]], name: str, layer: str) -> li
 
 def _groups(args: Mapping[str, Any]) -> dict[str, _Units]:
     groups = {}
-    for conv in conv_table(args, {}):
+    for conv in layer_table(args, {}):
         block, _, last = conv.name.rpartition('.')
         if last == 'conv1':
             groups[f'{block}.in'] = _Units(conv.name, '_pre', conv.cin)
@@ -135,7 +136,7 @@ def _kept(tables: Mapping[str, Mapping[str, Any]], units: _Units) -> list[int]:
 
 def _check_other_layers(tables: Mapping[str, Mapping[str, Any]], args: Mapping[str, Any],
                         groups: Mapping[str, _Units]) -> None:
-    layers = {conv.name for conv in conv_table(args, {})}
+    layers = {conv.name for conv in layer_table(args, {})}
     prunable = {units.layer for units in groups.values()}
     for layer, units in tables['pruned_wg'].items():
         if layer not in layers:
@@ -145,7 +146,7 @@ def _check_other_layers(tables: Mapping[str, Mapping[str, Any]], args: Mapping[s
 
 
 def _check_dimensions(state: State, spec: Spec) -> None:
-    for conv in conv_table(spec.args, spec.widths):
+    for conv in layer_table(spec.args, spec.widths):
         for name, dimensions in (('weight', 4), ('bias', 1)):
             tensor = state.get(f'{conv.name}.{name}')
             if tensor is not None and tensor.dim() != dimensions:
@@ -177,7 +178,7 @@ def _without_frozen_gates(state: State, outputs: Mapping[str, tuple[list[int], i
 
 
 def _check_shapes(state: State, spec: Spec) -> None:
-    for conv in conv_table(spec.args, spec.widths):
+    for conv in layer_table(spec.args, spec.widths):
         weight = state.get(f'{conv.name}.weight')
         if weight is not None and tuple(weight.shape[:2]) != (conv.cout, conv.cin):
             raise ValueError(f'{conv.name}: its weight has {weight.shape[0]} filters of {weight.shape[1]} channels, '
