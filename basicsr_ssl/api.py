@@ -5,16 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import torch
 from torch import nn
 
 from basicsr_ssl.checkpoints.store import build_network, load_strictly
 from basicsr_ssl.pruning import cost
+from basicsr_ssl.pruning.gates import GATES, fold_gates, init_gates
 from basicsr_ssl.pruning.groups import check_kept
 from basicsr_ssl.pruning.scores import score_units
 from basicsr_ssl.pruning.selection import BUDGETS, select_units
 from basicsr_ssl.pruning.spec import Spec
-from basicsr_ssl.pruning.surgery import StateDict, cut, fold_gates
+from basicsr_ssl.pruning.surgery import StateDict, cut
 
 
 def prune_network(net: nn.Module, ratio: float, budget: str = 'units', score: str = 'gate', scope: str = 'global',
@@ -62,7 +62,7 @@ def choose_units(net: nn.Module, ratio: float, budget: str = 'units', score: str
             return cost.params(layers, flow=False)
         return cost.macs(layers, lr_size, flow=False)
 
-    scores = score_units(net.state_dict(), prunable.groups, score, seed, relative)
+    scores = score_units(net.state_dict(), prunable.groups, score, seed, relative, spec.gates)
     kept = select_units(scores, ratio, scope=scope, cost=None if budget == 'units' else price, round_to=round_to,
                         min_keep=min_keep)
     return check_kept(prunable.groups, kept)  # with the groups that have no score
@@ -75,24 +75,32 @@ def cut_network(net: nn.Module, kept: dict[str, list[int]]) -> nn.Module:
     return _rebuild(net, spec, state)
 
 
-def with_gates(net: nn.Module) -> nn.Module:
-    """A new gated network computing the same as this dense one; a gated one is copied.
+def with_gates(net: nn.Module, kind: str = 'scale') -> nn.Module:
+    """A new gated network computing the same as this one; one with such gates is copied, others are folded first.
+
+    Args:
+        net: a network of this package.
+        kind: ``'scale'``, ``'weight_norm'`` or ``'mask'``, see ``pruning/gates.py``.
 
     Raises:
-        ValueError: the network is compact.
+        ValueError: an unknown kind, or gates of units for a compact network.
     """
-    spec: Spec = _ours(net).spec
-    if spec.form == 'compact':
+    if kind not in GATES:
+        raise ValueError(f'unknown gates {kind!r}; choose one of {", ".join(GATES)}')
+    if _ours(net).spec.gates not in ('', kind):
+        net = without_gates(net)
+    spec, state = _ours(net).spec, net.state_dict()
+    if spec.form == 'compact' and kind != 'mask':
         raise ValueError('sparsity learning starts from a dense or gated network, this one is already compact')
-    gates = {gate: torch.ones(group.size) for group in _ours(net).groups for gate in group.gates}
-    return _rebuild(net, dataclasses.replace(spec, gated=True), {**gates, **net.state_dict()})
+    gates = {} if spec.gates else init_gates(state, _ours(net).groups, kind)
+    return _rebuild(net, dataclasses.replace(spec, gates=kind), {**state, **gates})
 
 
 def without_gates(net: nn.Module) -> nn.Module:
-    """A new network with the gates folded into the weights, computing the same; one without gates is copied."""
-    prunable = _ours(net)
-    state = fold_gates(net.state_dict(), prunable.groups)
-    return _rebuild(net, dataclasses.replace(prunable.spec, gated=False), state)
+    """A new network with gates or masks folded into the weights, computing the same; one without is copied."""
+    spec: Spec = _ours(net).spec
+    state = fold_gates(net.state_dict(), _ours(net).groups, spec.gates)
+    return _rebuild(net, dataclasses.replace(spec, gates=''), state)
 
 
 def count_params(net: nn.Module, flow: bool = True) -> int:

@@ -12,9 +12,10 @@ from torch import Tensor
 from basicsr_ssl import count_params, prune_network
 from basicsr_ssl.api import choose_units, cut_network, with_gates, without_gates
 from basicsr_ssl.nn.blocks import ResidualBlock
+from basicsr_ssl.pruning.gates import close_gates, fold_gates
 from basicsr_ssl.pruning.groups import Group, Slice
 from basicsr_ssl.pruning.spec import Spec
-from basicsr_ssl.pruning.surgery import close_gates, cut, fold_gates
+from basicsr_ssl.pruning.surgery import cut
 
 RATIOS = (0.1, 0.3, 0.5, 0.9)
 

@@ -64,7 +64,7 @@ class PruningModel(Stage):
 
 def _largest_gate_removed(net: Any, kept: dict[str, list[int]]) -> float | None:
     """How far from zero the worst of the removed gates was; None for a network without gates."""
-    if not net.spec.gated:
+    if net.spec.gates not in ('scale', 'weight_norm'):
         return None
     scores = score_units(net.state_dict(), net.groups, 'gate')
     return max((float(values[unit]) for name, values in scores.items()

@@ -22,17 +22,17 @@ class ResidualBlock(nn.Module):
         width: channels between the two convolutions.
         inputs: channels that ``conv1`` reads, ascending; None for all.
         outputs: channels that ``conv2`` adds to, ascending; None for all.
-        gated: gates on the input and output of ``conv1`` and the output of ``conv2``.
+        gates: kind of the gates on the input and output of ``conv1`` and the output of ``conv2``; empty: none.
     """
 
     inputs: Tensor | None
     outputs: Tensor | None
 
     def __init__(self, channels: int, width: int, inputs: Sequence[int] | None = None,
-                 outputs: Sequence[int] | None = None, gated: bool = False) -> None:
+                 outputs: Sequence[int] | None = None, gates: str = '') -> None:
         super().__init__()
-        self.conv1 = conv(channels if inputs is None else len(inputs), width, gated=gated, gate_in=gated)
-        self.conv2 = conv(width, channels if outputs is None else len(outputs), gated=gated)
+        self.conv1 = conv(channels if inputs is None else len(inputs), width, gates=gates, gate_in=True)
+        self.conv2 = conv(width, channels if outputs is None else len(outputs), gates=gates)
         self.relu = nn.ReLU(inplace=True)
         # not in the state dict: which channels are kept is part of the spec, not of the weights
         self.register_buffer('inputs', _as_index(inputs), persistent=False)
