@@ -11,46 +11,35 @@ from basicsr_ssl.checkpoints.store import build_network, load_strictly
 from basicsr_ssl.pruning import cost
 from basicsr_ssl.pruning.gates import GATES, fold_gates, init_gates
 from basicsr_ssl.pruning.groups import check_kept
+from basicsr_ssl.pruning.options import PruningOptions
 from basicsr_ssl.pruning.scores import score_units
-from basicsr_ssl.pruning.selection import BUDGETS, select_units
+from basicsr_ssl.pruning.selection import select_units
 from basicsr_ssl.pruning.spec import Spec
 from basicsr_ssl.pruning.surgery import StateDict, cut
 
 
-def prune_network(net: nn.Module, ratio: float, budget: str = 'units', score: str = 'gate', scope: str = 'global',
-                  round_to: int = 1, min_keep: int = 1, relative: bool = True, lr_size: tuple[int, int] = (180, 320),
-                  seed: int = 0) -> nn.Module:
+def prune_network(net: nn.Module, ratio: float, **settings: Any) -> nn.Module:
     """Remove the least important units of a network.
 
     Args:
         net: a network of this package, in any form; it is not changed.
         ratio: share to remove, in [0, 1).
-        budget: what the ratio is a share of: ``'units'``, ``'params'`` or ``'macs'``; of what pruning can touch at all,
-            that is without the flow network.
-        score: ``'gate'``, ``'l1'``, ``'l2'`` or ``'random'``, see ``score_units``.
-        scope: ``'global'`` ranks all units together, ``'local'`` takes the same share from every group.
-        round_to: widths become multiples of this.
-        min_keep: no group falls below this many units.
-        relative: rank by ``'l1'`` and ``'l2'`` relative to the group's mean, see ``score_units``.
-        lr_size: LR frame (h, w) at which ``'macs'`` are counted.
-        seed: for the score ``'random'``.
+        settings: the others of ``PruningOptions``: ``budget``, what the ratio is a share of, ``'units'``, ``'params'``
+            or ``'macs'``, of what pruning can touch at all, that is without the flow network; ``score``, ``'gate'``,
+            ``'l1'``, ``'l2'`` or ``'random'``; ``scope``, ``round_to``, ``min_keep``, ``relative``, ``lr_size``,
+            ``seed``.
 
     Returns:
         A new compact network.
 
     Raises:
-        ValueError: an argument out of range, or a budget that cannot be met.
+        ValueError: a setting that does not exist or is out of range, or a budget that cannot be met.
     """
-    kept = choose_units(net, ratio, budget, score, scope, round_to, min_keep, relative, lr_size, seed)
-    return cut_network(net, kept)
+    return cut_network(net, choose_units(net, PruningOptions.of(ratio=ratio, **settings)))
 
 
-def choose_units(net: nn.Module, ratio: float, budget: str = 'units', score: str = 'gate', scope: str = 'global',
-                 round_to: int = 1, min_keep: int = 1, relative: bool = True,
-                 lr_size: tuple[int, int] = (180, 320), seed: int = 0) -> dict[str, list[int]]:
-    """The units that ``prune_network`` would keep, by group name."""
-    if budget not in BUDGETS:
-        raise ValueError(f'unknown budget {budget!r}; choose one of {", ".join(BUDGETS)}')
+def choose_units(net: nn.Module, options: PruningOptions) -> dict[str, list[int]]:
+    """The units that ``prune_network`` keeps, by group name."""
     prunable = _ours(net)
     if not prunable.groups:
         raise ValueError(f'{type(net).__name__} has nothing to prune')
@@ -58,13 +47,13 @@ def choose_units(net: nn.Module, ratio: float, budget: str = 'units', score: str
 
     def price(widths: dict[str, int]) -> float:
         layers = prunable.layer_table(spec.args, {**spec.widths, **widths})
-        if budget == 'params':
+        if options.budget == 'params':
             return cost.params(layers, flow=False)
-        return cost.macs(layers, lr_size, flow=False)
+        return cost.macs(layers, (options.lr_size[0], options.lr_size[1]), flow=False)
 
-    scores = score_units(net.state_dict(), prunable.groups, score, seed, relative, spec.gates)
-    kept = select_units(scores, ratio, scope=scope, cost=None if budget == 'units' else price, round_to=round_to,
-                        min_keep=min_keep)
+    scores = score_units(net.state_dict(), prunable.groups, options.score, options.seed, options.relative, spec.gates)
+    kept = select_units(scores, options.ratio, scope=options.scope, cost=None if options.budget == 'units' else price,
+                        round_to=options.round_to, min_keep=options.min_keep)
     return check_kept(prunable.groups, kept)  # with the groups that have no score
 
 

@@ -14,6 +14,7 @@ from basicsr_ssl import count_macs, count_params
 from basicsr_ssl.api import choose_units
 from basicsr_ssl.pruning.gates import close_gates, fold_gates
 from basicsr_ssl.pruning.groups import Group, Slice
+from basicsr_ssl.pruning.options import PruningOptions
 from basicsr_ssl.pruning.scores import score_units
 from basicsr_ssl.pruning.surgery import cut
 
@@ -80,7 +81,7 @@ def test_a_closed_unit_counts_in_a_norm_over_channels() -> None:
 def test_groups_without_gates_are_judged_by_all_their_weights_and_have_no_gate_score() -> None:
     net = net_of(gates='scale')
     assert list(score_units(net.state_dict(), net.groups, 'gate')) == ['heads', 'keys', 'hidden']
-    kept = choose_units(net, 0.3)
+    kept = choose_units(net, PruningOptions.of(ratio=0.3))
     assert kept['stream'] == list(range(6))  # whole, since it has no gates
     assert sum(len(kept[name]) for name in ('heads', 'keys', 'hidden')) == 11
     plain = net_of()

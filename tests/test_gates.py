@@ -18,6 +18,7 @@ from basicsr_ssl.archs import PrunableBasicVSR
 from basicsr_ssl.models.optimization import build_optimizer
 from basicsr_ssl.nn.gated import GatedConv2d
 from basicsr_ssl.pruning.gates import GATES, close_gates, layer_density
+from basicsr_ssl.pruning.options import PruningOptions
 from basicsr_ssl.pruning.scores import score_units
 from basicsr_ssl.pruning.spec import Spec
 
@@ -130,7 +131,7 @@ def test_unknown_gates_are_refused() -> None:
 @pytest.mark.parametrize('kind', ['scale', 'weight_norm'])
 def test_closed_gates_equal_the_compact_network(kind: str, score: str) -> None:
     net = trained(kind)
-    kept = choose_units(net, 0.5, score=score)
+    kept = choose_units(net, PruningOptions.of(ratio=0.5, score=score))
     compact = cut_network(net, kept)
     net.load_state_dict(close_gates(net.state_dict(), net.groups, kept))
     same_function(compact, net)
@@ -142,7 +143,8 @@ def test_weights_are_judged_as_the_network_uses_them(kind: str) -> None:
     scores = score_units(net.state_dict(), net.groups, 'l2', gates=kind)
     for name, expected in score_units(plain.state_dict(), net.groups, 'l2').items():
         torch.testing.assert_close(scores[name], expected, rtol=1e-12, atol=0)
-    assert choose_units(net, 0.5, score='l1') == choose_units(plain, 0.5, score='l1')
+    options = PruningOptions.of(ratio=0.5, score='l1')
+    assert choose_units(net, options) == choose_units(plain, options)
 
 
 def test_gates_are_parameters_that_are_not_decayed_and_masks_are_no_parameters() -> None:
@@ -168,7 +170,7 @@ def test_masked_weights_have_no_part_and_no_gradient() -> None:
 
 def test_masks_are_cut_with_their_weights() -> None:
     net = trained('mask')
-    kept = choose_units(net, 0.4, score='l1')
+    kept = choose_units(net, PruningOptions.of(ratio=0.4, score='l1'))
     compact: Any = cut_network(net, kept)
     assert compact.spec.gates == 'mask' and compact.spec.widths
     same_function(compact, cut_network(without_gates(net), kept))

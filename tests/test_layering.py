@@ -37,7 +37,7 @@ MAY_IMPORT: dict[str, set[str]] = {
                'config.errors', 'terminal', 'zoo'},
     # the package, so that BasicSR's registries are filled when they are read
     'config': {'files', 'zoo', 'data.options', 'evaluation.result', 'methods', 'models.optimization', 'pruning.cost',
-               ROOT},
+               'pruning.options', ROOT},
     'test': {'api', 'config', 'evaluation', 'runtime', 'report', 'models', 'data', 'checkpoints', 'files', 'zoo'},
     'train': {'config', 'runtime', 'models', 'data', 'checkpoints', 'files'},
     'pipeline': {'config', 'runtime', 'train', 'test', 'report'},

@@ -12,6 +12,7 @@ from nets import VARIANTS, tiny_net
 
 from basicsr_ssl import count_macs, count_params, prune_network
 from basicsr_ssl.api import choose_units, cut_network
+from basicsr_ssl.pruning.options import PruningOptions
 from basicsr_ssl.pruning.scores import score_units
 from basicsr_ssl.pruning.selection import select_units
 
@@ -166,7 +167,7 @@ def test_networks_meet_their_budget_and_one_unit_more_would_not(args: dict[str, 
         return sum(p.numel() for p in small.parameters())
 
     target = 0.4 * price({})
-    kept = choose_units(net, 0.6, budget=budget, score='l1', relative=False, lr_size=(20, 30))
+    kept = choose_units(net, PruningOptions.of(ratio=0.6, budget=budget, score='l1', relative=False, lr_size=(20, 30)))
     assert price(kept) <= target
     scores = score_units(net.state_dict(), net.groups, 'l1')
     _, name, unit = max((float(scores[name][u]), name, u) for name, units in kept.items()

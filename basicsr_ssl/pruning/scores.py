@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from basicsr_ssl.pruning.gates import fold_gates
 from basicsr_ssl.pruning.groups import Group
+from basicsr_ssl.pruning.options import Score
 
-SCORES = ('gate', 'l1', 'l2', 'random')
+SCORES = get_args(Score)
 
 
 def score_units(state: Mapping[str, Tensor], groups: Iterable[Group], method: str, seed: int = 0,

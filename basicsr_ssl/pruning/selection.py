@@ -5,12 +5,14 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from fractions import Fraction
+from typing import get_args
 
 from torch import Tensor
 
+from basicsr_ssl.pruning.options import Scope
+
 Widths = dict[str, int]
-SCOPES = ('global', 'local')
-BUDGETS = ('units', 'params', 'macs')
+SCOPES = get_args(Scope)
 
 
 def select_units(scores: Mapping[str, Tensor], ratio: float, *, scope: str = 'global',
