@@ -58,11 +58,14 @@ def _parser() -> argparse.ArgumentParser:
                                  help="test on what there is of a benchmark; the results are marked as partial")
 
     prepare = add('prepare', _prepare, 'check the frames of a data set, make LR frames, meta files and LMDB')
-    prepare.add_argument('dataset', choices=('reds', 'vimeo90k', 'vid4', 'udm10'))
+    prepare.add_argument('dataset', choices=('reds', 'vimeo90k', 'vid4', 'udm10', 'div2k', 'df2k', 'set5', 'set14',
+                                            'b100', 'urban100', 'manga109'))
     prepare.add_argument('--root', default=os.environ.get('DATA_ROOT') or 'datasets', metavar='DIR',
                          help='where the data sets lie, as in datasets/README.md (default: $DATA_ROOT or datasets)')
     prepare.add_argument('--degradation', nargs='+', choices=('BI', 'BD'), metavar='KIND',
                          help='LR frames to make, BI and / or BD (default: what the data set is tested on)')
+    prepare.add_argument('--scale', nargs='+', type=int, choices=(2, 3, 4), metavar='N',
+                         help='of LR images, 2, 3 and / or 4 (default: all; LR frames of video are made at 4)')
     prepare.add_argument('--lmdb', action='store_true', help="also build LMDB with BasicSR's keys")
     prepare.add_argument('--check', action='store_true', help='only check; write nothing')
     prepare.add_argument('--allow-partial', action='store_true', help='go on with what there is')
@@ -83,6 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument('--to', choices=('safetensors', 'basicsr'), default='safetensors',
                          help="format of the output: this project's safetensors, or BasicSR's .pth")
 
+    convert.add_argument('--assume', nargs='+', default=[], type=_assignment, metavar='KEY=VALUE',
+                         help='arguments of the network that tensors cannot tell, e.g. act=relu or img_range=2')
+
     for command in (info, convert):
         command.add_argument('--param-key', choices=('params', 'params_ema'),
                              help='which weights of a file that has both (default: params_ema, the moving average)')
@@ -94,6 +100,14 @@ def _parser() -> argparse.ArgumentParser:
 
     add('schema', _schema, 'print the JSON schema of option files, for editors')
     return parser
+
+
+def _assignment(text: str) -> tuple[str, Any]:
+    import yaml
+    key, equals, value = text.partition('=')
+    if not equals:
+        raise argparse.ArgumentTypeError(f'{text!r} should look like img_range=2')
+    return key, yaml.safe_load(value)
 
 
 def _train(args: argparse.Namespace) -> int:
@@ -114,7 +128,8 @@ def _test(args: argparse.Namespace) -> int:
 
 def _prepare(args: argparse.Namespace) -> int:
     from basicsr_ssl.data.preparation import prepare
-    prepare.prepare(args.dataset, args.root, args.degradation, args.lmdb, args.check, args.allow_partial, args.workers)
+    prepare.prepare(args.dataset, args.root, args.degradation, args.lmdb, args.check, args.allow_partial, args.workers,
+                    args.scale)
     return 0
 
 
@@ -146,7 +161,7 @@ def _info(args: argparse.Namespace) -> int:
 def _convert(args: argparse.Namespace) -> int:
     from basicsr_ssl import zoo
     from basicsr_ssl.checkpoints import convert
-    print(convert.convert(zoo.resolve(args.source), args.output, args.to, args.param_key))
+    print(convert.convert(zoo.resolve(args.source), args.output, args.to, args.param_key, dict(args.assume)))
     return 0
 
 

@@ -94,16 +94,18 @@ start() {  # train|test N OPT [extra arguments...]: through torchrun
         -m basicsr_ssl "$command" -opt "$option" --launcher pytorch "$@"
 }
 
-test_benchmark() {  # OPT CHECKPOINT|bicubic [N] [extra arguments...]
-    local option=$1 script usage
+test_benchmark() {  # OPT CHECKPOINT|bicubic [N] [extra arguments...]; in OPT, SCALE becomes that of the network
+    local option=$1 script usage more=""
     shift
     script=scripts/$(basename "$0")
+    [[ $option != *SCALE* ]] || more="
+SCALE says by how much bicubic enlarges (4); networks say it themselves. SETS='Set5 Set14' tests on these sets only."
     usage="usage: bash $script CHECKPOINT|bicubic [N] [extra arguments]
   CHECKPOINT  network file of any form (dense, gated, compact; .safetensors, .pth, .pt), or zoo://NAME of options/zoo.yml
   N           processes: one per GPU, or any number on the CPU; without it one process, not started through torchrun
 DATA_ROOT says where the data lie (datasets/, see datasets/README.md). Of the extra arguments, --allow-partial tests on
 what there is of the benchmark, and --force_yml KEY=VALUE changes options: --force_yml val:save_img=true saves the frames.
-The result is results/<benchmark>_<degradation>_<network>/results.json, and table.md beside it."
+The result is results/<benchmark>_<degradation>_<network>/results.json, and table.md beside it.$more"
     help_if_asked "$usage" "$@"
     [[ -n ${1:-} ]] || die "a checkpoint, or bicubic, is needed"$'\n'"$usage"
     local checkpoint=$1 processes=""
@@ -113,6 +115,18 @@ The result is results/<benchmark>_<degradation>_<network>/results.json, and tabl
         [[ $1 =~ ^[1-9][0-9]*$ ]] || die "N must be a positive number of processes, not '$1'"$'\n'"$usage"
         processes=$1
         shift
+    fi
+    if [[ $option == *SCALE* ]]; then
+        choose_python
+        local scale=${SCALE:-4}
+        [[ $checkpoint == bicubic ]] || scale=$("$PYTHON" -m basicsr_ssl info --json "$checkpoint" |
+            "$PYTHON" -c 'import json, sys; print(json.load(sys.stdin)["args"].get("scale", "unknown"))')
+        option=${option/SCALE/$scale}
+        [[ $scale == [234] ]] || die "there are no test sets for scale $scale"
+        local name
+        for name in Set5 Set14 B100 Urban100; do
+            [[ " ${SETS:-$name} " == *" $name "* ]] || set -- "$@" --force_yml "datasets:test_$name=none"
+        done
     fi
     # quoted for YAML, which would read 123 as a number, and " #" as the beginning of a comment
     local quote="'"

@@ -27,11 +27,11 @@ from basicsr_ssl.data.clips_dataset import ClipFoldersTestDataset
 from basicsr_ssl.evaluation.protocol import describe_protocol
 from basicsr_ssl.evaluation.result import Figures, read_result
 from basicsr_ssl.report.benchmarks import benchmark_table, paper_table
-from basicsr_ssl.report.published import PUBLISHED, SOURCES, TESTS
+from basicsr_ssl.report.published import IMAGE_TESTS, PUBLISHED, PUBLISHED_IMAGES, SOURCES, TESTS
 from basicsr_ssl.test import network_label
 
 ROOT = Path(__file__).parents[1]
-FILES = sorted((ROOT / 'options/test').glob('*.yml'))
+FILES = sorted(path for path in (ROOT / 'options/test').glob('*.yml') if not path.stem.startswith('images_'))
 
 # ---------------------------------------------------------------- labels
 
@@ -217,13 +217,35 @@ def test_independent_rows_are_mmagics() -> None:
 
 def test_published_rows_are_plausible() -> None:
     assert len({(row.method, row.source) for row in PUBLISHED}) == len(PUBLISHED)
-    assert {row.source for row in PUBLISHED} == set(SOURCES)
+    assert {row.source for row in PUBLISHED + PUBLISHED_IMAGES} == set(SOURCES)
     for row in PUBLISHED:
         assert set(row.scores) <= set(TESTS) and set(row.doubts) <= set(row.scores)
         assert all(21 < psnr < 41 and .5 < ssim < 1 for psnr, ssim in row.scores.values()), row.method
     # no figure of the paper's networks is below bicubic
     bicubic = PUBLISHED[0].scores
     assert all(score > bicubic[test] for row in PUBLISHED[1:] for test, score in row.scores.items())
+
+
+@pytest.mark.parametrize('line', '''
+| ASSLN | 2 | 0.721 | 165.8G | 38.12/.9608 | 33.77/.9194 | 32.27/.9007 | 32.41/.9309 |
+| ASSLN | 3 | 0.728 | 74.4G | 34.51/.9280 | 30.45/.8439 | 29.19/.8069 | 28.35/.8562 |
+| ASSLN | 4 | 0.737 | 42.4G | 32.29/.8964 | 28.69/.7844 | 27.66/.7384 | 26.27/.7907 |
+| SRPN-Lite | 2 | 0.609 | 139.9G | 38.10/.9608 | 33.70/.9189 | 32.25/.9005 | 32.26/.9294 |
+| SRPN-Lite | 3 | 0.615 | 62.7G | 34.47/.9276 | 30.38/.8425 | 29.16/.8061 | 28.22/.8534 |
+| SRPN-Lite | 4 | 0.623 | 35.8G | 32.24/.8958 | 28.69/.7836 | 27.63/.7373 | 26.16/.7875 |
+| SRPN | 2 | ? | ? | 38.34/.9619 | 34.29/.9232 | 32.47/.9032 | 33.50/.9401 |
+| SRPN | 4 | ? | ? | 32.72/.9010 | 29.04/.7917 | 27.87/.7457 | 27.25/.8172 |
+'''.strip().splitlines())
+def test_published_rows_of_images_are_the_papers(line: str) -> None:
+    method, scale, params, macs, *cells = line.strip('| ').split(' | ')
+    [row] = [row for row in PUBLISHED_IMAGES if row.method == f'{method} x{scale}']
+    assert row.params == (None if params == '?' else pytest.approx(float(params) * 1e6))
+    # of an LR frame of 180x320, where the paper's is 1280x720 divided by the scale
+    assert row.macs == (None if macs == '?' else pytest.approx(
+        float(macs.rstrip('G')) * 1e9 * (180 * 320) / (1280 * 720 / int(scale)**2)))
+    assert [row.scores[benchmark, f'BIx{scale}'] for benchmark in ('Set5', 'Set14', 'B100', 'Urban100')] == [
+        tuple(map(float, cell.split('/'))) for cell in cells]
+    assert set(row.scores) <= set(IMAGE_TESTS)
 
 
 # ---------------------------------------------------------------- tables
@@ -274,6 +296,15 @@ def test_paper_table_with_published_rows(tmp_path: Path) -> None:
     mark = re.search(r'21\.80/\.5246 \[(\d)\]', text)
     assert mark and f'[{mark[1]}] the published SSIM of Bicubic, .5246, looks like transposed digits' in text
     assert '- SSL: Structured Sparsity Learning' in text and '- mmagic: ' in text
+
+
+def test_images_stand_beside_published_images(tmp_path: Path) -> None:
+    image = {'benchmark': 'Set5', 'protocol': {'scale': 2}}
+    rows = cells_of(paper_table([write_result(tmp_path, **image)], published=True))
+    assert [row['method'] for row in rows] == [*(row.method for row in PUBLISHED_IMAGES), 'net']
+    assert rows[-1]['Set5 BIx2 (Y)'] == '27.12/.8123' and rows[0]['Set5 BIx2 (Y)'] == '38.12/.9608'
+    rows = cells_of(paper_table([write_result(tmp_path, 'a', **image), write_result(tmp_path, 'b')], published=True))
+    assert [row['method'] for row in rows] == [*(row.method for row in PUBLISHED + PUBLISHED_IMAGES), 'net']
 
 
 def test_networks_are_told_by_their_checksum(tmp_path: Path) -> None:

@@ -588,7 +588,7 @@ def test_every_key_is_described_and_unknown_ones_are_refused(dataset):
     (photos, {'photos': ['coffee'], 'zoom': [0.5, 1]}, r'zoom must be \[smallest, largest\], both at least 1'),
     (cut_clips, {'gt_size': 15}, 'gt_size 15 is not a multiple of scale 4: use 12 or 16'),
     (cut_clips, {'interval_list': [0]}, r'interval_list must hold numbers from 1 on, got \[0\]'),
-    (cut_clips, {'clips': [9]}, "clip names must be quoted in YAML, like '011': unquoted, 011 is the number 9"),
+    (cut_clips, {'clips': [9]}, "names must be quoted in YAML, like '011': unquoted, 011 is the number 9"),
     (cut_clips, {'clips': ['a'], 'meta_info_file': 'b'}, 'clips and meta_info_file both say which clips to use'),
     (cut_clips, {'io_backend': {'type': 'lmdb'}}, r'io_backend can only be \{type: disk\}'),
     (cut_clips, {'degradation': 'BX'}, "degradation\n.*'BI' or 'BD'"),

@@ -427,11 +427,6 @@ def test_a_stage_starts_from_any_of_them(tmp_path: Path) -> None:
         read_input_network(options(path, num_feat=8, num_block=2))
 
 
-def test_a_real_network_of_another_kind_is_refused(test_data: Path) -> None:
-    with pytest.raises(ValueError, match=r'_f64b8\.pth is a foreign file: it holds conv_first\.weight, .* and 37 '):
-        import_network(test_data / 'weights' / 'EDSR_x2_f64b8.pth')
-
-
 # ---- wrappers of other trainings
 
 WRAPPED: dict[str, Callable[[State], Any]] = {

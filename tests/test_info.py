@@ -303,9 +303,11 @@ def test_what_is_no_network_of_ours(tmp_path, capsys):
         describe(tmp_path / 'missing.pth')
 
 
-def test_a_real_edsr_is_refused(test_data):
-    with pytest.raises(ValueError, match=r'EDSR_x2_f64b8\.pth is a foreign file'):
-        describe(test_data / 'weights' / 'EDSR_x2_f64b8.pth')
+def test_a_real_edsr(test_data):
+    described = describe(test_data / 'weights' / 'EDSR_x2_f64b8.pth')
+    assert (described['arch'], described['form'], described['format']) == ('PrunableEDSR', 'dense', 'BasicSR')
+    # 3 to 64, 17 times 64 to 64, 64 to 256, 64 to 3 channels
+    assert described['params'] == 1792 + 17 * 36_928 + 147_712 + 1731
 
 
 def test_the_command(tmp_path, capsys, monkeypatch):

@@ -33,7 +33,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     'evaluation': {'api', 'checkpoints', 'data', 'files', 'pruning.cost', 'runtime'},
     'models': {'api', 'archs', 'checkpoints', 'data', 'evaluation', 'files', 'losses', 'methods', 'nn', 'pruning',
                'runtime', 'tasks'},
-    'report': {'api', 'archs', 'checkpoints', 'data.catalog', 'evaluation', 'files', 'pruning', 'runtime',
+    'report': {'api', 'archs', 'checkpoints', 'data.image_catalog', 'evaluation', 'files', 'pruning', 'runtime',
                'config.errors', 'terminal', 'zoo'},
     # the package, so that BasicSR's registries are filled when they are read
     'config': {'files', 'zoo', 'data.options', 'evaluation.result', 'methods', 'models.optimization', 'pruning.cost',

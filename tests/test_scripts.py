@@ -7,12 +7,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from nets import tiny_net
+from PIL import Image
 from tiny_runs import write_clips
 
 import basicsr_ssl
+from basicsr_ssl.archs import PrunableEDSR
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -206,7 +209,39 @@ class TestBenchmarks:
         assert (ROOT / option).is_file()
 
     def test_there_is_a_script_for_every_option_file(self):
-        assert set(BENCHMARKS.values()) == {path.stem for path in (ROOT / 'options/test').glob('*.yml')}
+        assert set(BENCHMARKS.values()) == {path.stem for path in (ROOT / 'options/test').glob('*.yml')
+                                            if not path.stem.startswith('images_')}
+
+    @pytest.mark.parametrize('scale', ['2', '3', '4'])
+    def test_images_at_the_scale_that_is_asked_for(self, run, python, scale):
+        result = run('test_images.sh', 'bicubic', '--allow-partial', PYTHON=python, OMP_NUM_THREADS='4', SCALE=scale,
+                     SETS='Set5 B100')
+        option = f'options/test/images_BIx{scale}.yml'
+        assert result.stdout.splitlines()[2:] == [
+            '-m', 'basicsr_ssl', 'test', '-opt', option, '--force_yml', "path:pretrain_network_g='bicubic'",
+            '--allow-partial', '--force_yml', 'datasets:test_Set14=none', '--force_yml', 'datasets:test_Urban100=none']
+        assert (ROOT / option).is_file()
+        result = run('test_images.sh', 'bicubic', PYTHON=python, SCALE='8')
+        assert (result.returncode, result.stderr) == (2, 'error: there are no test sets for scale 8\n')
+        assert 'SETS=' in run('test_images.sh', '--help').stdout
+
+    def test_images_at_the_scale_of_the_network(self, tmp_path):
+        net = PrunableEDSR(4, 1, scale=3)
+        basicsr_ssl.save_network(net, tmp_path / 'net.safetensors')
+
+        def real(*arguments, **environment):
+            return subprocess.run(
+                ['bash', ROOT / 'scripts/test_images.sh', 'net.safetensors', *arguments], cwd=tmp_path, text=True,
+                capture_output=True, check=False,
+                env={**os.environ, 'DATA_ROOT': str(tmp_path), 'PYTHON': sys.executable, **environment})
+
+        result = real()
+        assert result.returncode == 1 and f'{tmp_path}/Urban100/HR does not exist' in result.stderr
+        (tmp_path / 'Set5' / 'HR').mkdir(parents=True)
+        Image.fromarray(np.zeros((512, 512), np.uint8)).save(tmp_path / 'Set5' / 'HR' / 'baby.png')
+        result = real('--allow-partial', '--force_yml', f'path:root={tmp_path}', SETS='Set5')
+        assert result.returncode == 0, result.stderr
+        assert '| net (partial) ' in result.stdout and '| ASSLN x3 ' in result.stdout
 
     def test_several_processes(self, run, python):
         result = run('test_vid4_BI.sh', 'zoo://BasicVSR_REDS4', '2', '--allow-partial', PYTHON=python)

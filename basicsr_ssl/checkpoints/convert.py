@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,15 +17,16 @@ from basicsr_ssl.terminal import plain
 SUFFIXES = {'safetensors': '.safetensors', 'basicsr': '.pth'}
 
 
-def convert(source: str, output: str, to: str = 'safetensors', param_key: str | None = None) -> str:
+def convert(source: str, output: str, to: str = 'safetensors', param_key: str | None = None,
+            assume: Mapping[str, Any] | None = None) -> str:
     """Read a network of any known format and write it in another.
 
     Args:
         source: a file that ``import_network`` reads.
         output: the file to write. If it is there already it must hold the same network; it is then left alone.
         to: ``'safetensors'``, or ``'basicsr'`` for a ``.pth`` that BasicSR's own class loads strictly.
-
         param_key: ``params`` or ``params_ema`` of a file that has both; None prefers the latter.
+        assume: arguments of the network that the file cannot tell, see ``load_network``.
 
     Returns:
         What was found and what was written, for people.
@@ -40,7 +42,11 @@ def convert(source: str, output: str, to: str = 'safetensors', param_key: str | 
         raise ValueError(f'{output}: with --to {to} the output is named *{SUFFIXES[to]}')
     if os.path.realpath(source) == os.path.realpath(output):
         raise ValueError(f'{output} is the source itself; choose another name')
-    net: Any = import_network(source, param_key)
+    net: Any = import_network(source, param_key, assume=assume)
+    for key, value in (assume or {}).items():
+        if net.spec.args.get(key) != value:
+            raise ValueError(f'{source} tells by itself what {key} is, {net.spec.args.get(key)!r}; leave it out'
+                             if key in net.spec.args else f'{type(net).__name__} has no argument {key}')
     state = _to_basicsr(source, net) if to == 'basicsr' else {}
     found = _found(source, net)
     if os.path.exists(output):

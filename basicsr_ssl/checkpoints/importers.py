@@ -12,6 +12,9 @@ SSL authors      ``state_dict``, ``model`` (a pickled module), or          ``act
 SpyNet: BasicSR  as BasicSR                                                ``basic_module.0.basic_module.0``
 SpyNet: mmagic   a plain state dict                                        ``basic_module.0.basic_module.0.conv``
 pytorch-spynet   a plain state dict                                        ``moduleBasic.0.`` or ``netBasic.0.``
+EDSR: BasicSR    as BasicSR                                                ``conv_after_body``
+EDSR-PyTorch     a plain state dict                                        ``head.0``, ``body.0.body.0``
+ASSL, SRP        ``state_dict``; lists ``kept_wg`` beside the weights      as EDSR-PyTorch
 ================ ========================================================= =================================
 
 Also ``net`` and ``model_state_dict``, the prefixes ``net_g.`` and ``net_g_ema.`` as mmagic's, and those that
@@ -24,7 +27,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 from torch import Tensor
@@ -81,7 +84,8 @@ def read_torch(name: str, stream: BinaryIO, kind: str, param_key: str | None = N
         name, stream: the open file, and what messages call it.
         kind: what ``file_format`` says of it.
         param_key: ``params`` or ``params_ema`` where the file has both; None prefers the latter, the moving average.
-        assume: arguments of the network that may differ from its project's own although only missing tensors say so.
+        assume: arguments of the network that tensors cannot tell, or that may differ from its project's own although
+            only missing tensors say so.
 
     Raises:
         ValueError: it is truncated, corrupted, incomplete, something else, or contradicts itself; the message says
@@ -118,8 +122,8 @@ def _network(name: str, weights: _Weights, load: Callable[[Mapping[str, Any]], d
     named = weights.named
     layout = next((layout for layout in LAYOUTS if named.keys() >= set(layout.markers)), None)
     if layout is None:
-        raise ValueError(f'{name} is a foreign file: it holds {listed(named, 3)}, not a BasicVSR or SpyNet as '
-                         'BasicSR, mmagic, the SSL authors or pytorch-spynet name their layers')
+        raise ValueError(f'{name} is a foreign file: it holds {listed(named, 3)}, not a BasicVSR, SpyNet or '
+                         'EDSR as BasicSR, mmagic, the SSL authors, pytorch-spynet or EDSR-PyTorch name their layers')
     renamed = {layout.rename(theirs): theirs for theirs in named}
     if len(renamed) < len(named):
         raise ValueError(f'{name} is corrupted: two of its tensors have one name')
@@ -136,8 +140,10 @@ def _network(name: str, weights: _Weights, load: Callable[[Mapping[str, Any]], d
             f'{name} is incomplete: it has no {", no ".join(doubtful.values())}. If it is a network with '
             f'{", ".join(f"{key}: {value}" for key, value in said.items())}, say so: in network_g of an option file, '
             f'or from Python with assume={said}')
-    return Imported(found.spec, found.state, {'source_format': found.source or layout.source,
-                                              'param_key': weights.key, **found.provenance}, weights.choices)
+    told = {argument: assume[argument] for argument in found.untold if argument in assume}
+    spec = replace(found.spec, args={**found.spec.args, **told})
+    return Imported(spec, found.state, {'source_format': found.source or layout.source, 'param_key': weights.key,
+                                        **found.provenance}, weights.choices)
 
 
 # ---- how files are wrapped

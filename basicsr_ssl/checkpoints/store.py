@@ -161,15 +161,16 @@ def load_network(source: str | os.PathLike | BinaryIO | Mapping[str, Any], param
     """Rebuild a network from its file alone, in eval mode. Nothing in the file is executed.
 
     Args:
-        source: a file written by ``save_network`` (dense, gated or compact), a BasicVSR or SpyNet of another project
-            (see ``importers``; what a file is follows from its contents), or the word ``bicubic`` for MATLAB's bicubic
-            upsampling by 4. Also an open binary file, or a state dict.
+        source: a file written by ``save_network`` (dense, gated or compact), a BasicVSR, SpyNet or EDSR of another
+            project (see ``importers``; what a file is follows from its contents), or the word ``bicubic`` for MATLAB's
+            bicubic upsampling by 4. Also an open binary file, or a state dict.
         param_key: ``params`` or ``params_ema`` of a file that has both; None prefers the latter.
         device: where to; None is the CPU.
         dtype: of the weights. None is the file's own, if all its weights have one of float16, bfloat16, float32 and
             float64; else float32.
-        assume: arguments of the network, ``{'flow': 'none'}`` say, that a file of another project cannot tell: tensors
-            are missing, and without this word the file is taken for an incomplete one.
+        assume: arguments of the network that a file of another project cannot tell: ``{'act': 'relu'}`` or
+            ``{'img_range': 2}`` say, which are else what is usual there; or ``{'flow': 'none'}``, when tensors are
+            missing, and without this word the file is taken for an incomplete one.
 
     Returns:
         The network; what its file says about it beside the spec stands in its attribute ``provenance``, a dict.

@@ -179,6 +179,9 @@ class Val(Section):
     segment: Positive | None = Field(None, description=(
         'run clips in segments of this many frames, which bounds the memory of long ones and changes the result near '
         'the cuts; null: whole'))
+    self_ensemble: bool = Field(False, description=(
+        'run every clip or image in its 8 flips and turns by 90 degrees, and average what comes out, turned back: '
+        '8 times the work'))
     overlap: Count = Field(0, description='frames that neighbouring segments share; each frame is taken from the '
                                           'segment that has more frames around it')
     keep_states: Literal['device', 'host'] = Field('device', description=(

@@ -144,14 +144,14 @@ def _validate(section: type[Section], tree: Any) -> tuple[Any, list[tuple[str, t
 
 
 def _with_phases(tree: Tree) -> Tree:
-    """Datasets with the scale, and with the phase that their place says."""
+    """Datasets with the scale, and with the phase that their place says; one that is null is none."""
     datasets = tree.get('datasets')
     if not isinstance(datasets, dict):
         return tree
     shared = {'scale': tree['scale']} if 'scale' in tree else {}
     return {**tree, 'datasets': {
         key: {**value, **shared, 'phase': str(key).split('_')[0]} if isinstance(value, dict) else value
-        for key, value in datasets.items()}}
+        for key, value in datasets.items() if value is not None}}
 
 
 def _dataset_problems(tree: Tree) -> list[Problem]:

@@ -79,6 +79,9 @@ class Benchmark(ClipSet):
     centre_frame_only: bool = False
     flip_seq: bool = False
 
+    scales = (SCALE,)
+    crop_is_scale = False  # else PSNR and SSIM leave out a border of as many pixels as the scale
+
 
 _REDS_SIZE, _VIMEO_SIZE = (720, 1280), (256, 448)
 # Nine clips of Vimeo90K-T are said to be black (Haris et al., RBPN, CVPR 2019); not checked on the real set.
@@ -139,16 +142,19 @@ def check_clips(clip_set: ClipSet, clips: Mapping[str, Sequence[Path]], scale: i
     found = [(clip, frames) for clip, frames in clips.items() if frames]
     problems += chain.from_iterable(map_clips(partial(_check_clip, clip_set, scale, thorough), found))
     if not clip_set.black_clips:
-        problems += _check_distinct([frames[0] for clip, frames in found if clip_set.frame_count(clip) is not None
+        problems += check_distinct([frames[0] for clip, frames in found if clip_set.frame_count(clip) is not None
                                      and check_frame(frames[0], clip_set.size(clip, scale)) is None])
     return problems
 
 
-def check_frame(path: Path, size: tuple[int, int], thorough: bool = False) -> str | None:
+def check_frame(path: Path, size: tuple[int, int] | None, thorough: bool = False,
+                colours: Sequence[str] = ('RGB',)) -> str | None:
     """What is wrong with the file of a frame of (h, w) ``size``, as the rest of a sentence; None if nothing is.
 
     Args:
+        size: None: any.
         thorough: see :func:`check_clips`.
+        colours: kinds of pixels that it may have, each of 8 bits.
     """
     try:
         with open(path, 'rb') as stream:
@@ -166,10 +172,10 @@ def check_frame(path: Path, size: tuple[int, int], thorough: bool = False) -> st
     except OSError as error:
         return f'cannot be read: {error.strerror}'
     depth, colour = start[24], _COLOURS.get(start[25], 'unknown')
-    if (depth, colour) != (8, 'RGB'):
-        return f'has {depth}-bit {colour} pixels, expected 8-bit RGB'
+    if depth != 8 or colour not in colours:
+        return f'has {depth}-bit {colour} pixels, expected 8-bit {" or ".join(colours)}'
     found = int.from_bytes(start[20:24], 'big'), int.from_bytes(start[16:20], 'big')
-    if found != size:
+    if size is not None and found != size:
         return f'is {found[1]}x{found[0]}, expected {size[1]}x{size[0]} (width x height)'
     return None
 
@@ -188,7 +194,7 @@ def _check_clip(clip_set: ClipSet, scale: int, thorough: bool, clip_frames: tupl
             problems.append(f'{path} {problem}')
         else:
             sound.append(path)
-    return problems + _check_distinct(sound, clip_set.black_clips)
+    return problems + check_distinct(sound, clip_set.black_clips)
 
 
 def _check_numbers(clip_set: ClipSet, clip: str, count: int, frames: Sequence[Path]) -> list[str]:
@@ -230,7 +236,7 @@ def _is_one_colour(path: Path) -> bool:
     return bool((pixels == pixels[0, 0]).all())
 
 
-def _check_distinct(frames: Sequence[Path], one_colour: bool = False) -> list[str]:
+def check_distinct(frames: Sequence[Path], one_colour: bool = False) -> list[str]:
     """Files that are byte for byte one before them, with ``one_colour`` but for frames of one colour.
 
     Hardly any has to be read: only those of the same length can be.

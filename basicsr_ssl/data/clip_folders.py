@@ -20,7 +20,14 @@ from basicsr_ssl.data.frames import (
     read_frame,
     shortened,
 )
-from basicsr_ssl.data.options import ClipFoldersTestOptions, ClipSourceOptions
+from basicsr_ssl.data.options import (
+    ClipFoldersTestOptions,
+    ClipSourceOptions,
+    FrameSourceOptions,
+    ImageFolderTestOptions,
+)
+
+TestOptions = ClipFoldersTestOptions | ImageFolderTestOptions
 
 _CHECKERS = 16  # threads that check the files of a benchmark; they wait for the disk or the network, hardly compute
 _PROBLEMS = 4  # problems of a benchmark that a message quotes
@@ -98,13 +105,7 @@ def collect_benchmark(options: ClipFoldersTestOptions) -> tuple[list[Clip], list
         lq_root = existing_folder(options.dataroot_lq, 'dataroot_lq')
         lq = _images_of(lq_root, names)
         problems += _check_benchmark('LR', benchmark, options, lq_root, lq, options.scale)
-    if problems and not options.allow_partial:
-        more = f'; and {len(problems) - _PROBLEMS} more' if len(problems) > _PROBLEMS else ''
-        raise DatasetError(
-            f'{options.name}: the frames are not the whole benchmark {benchmark.name}: '
-            f'{"; ".join(problems[:_PROBLEMS])}{more}. Complete it as datasets/README.md describes, or go on with '
-            'what there is, which marks the results as partial: --allow-partial for a test, allow_partial: true in the '
-            'options of the test set for a training')
+    benchmark_problems(options, benchmark.name, 'frames', problems)
     if lq is not None:
         # of a whole benchmark the order counts: UDM10 may be numbered from 0 in one folder and from 1 in the other
         pairs = {name: _paired(gt[name], lq[name]) if problems else (gt[name], lq[name]) for name in names}
@@ -118,7 +119,22 @@ def collect_benchmark(options: ClipFoldersTestOptions) -> tuple[list[Clip], list
     return clips, problems
 
 
-def lr_difference(options: ClipFoldersTestOptions, clips: Sequence[Clip]) -> str | None:
+def benchmark_problems(options: TestOptions, name: str, what: str, problems: list[str]) -> list[str]:
+    """The problems of a benchmark themselves.
+
+    Raises:
+        DatasetError: there are some, and no ``allow_partial``.
+    """
+    if problems and not options.allow_partial:
+        more = f'; and {len(problems) - _PROBLEMS} more' if len(problems) > _PROBLEMS else ''
+        raise DatasetError(
+            f'{options.name}: the {what} are not the whole benchmark {name}: {"; ".join(problems[:_PROBLEMS])}{more}. '
+            'Complete it as datasets/README.md describes, or go on with what there is, which marks the results as '
+            'partial: --allow-partial for a test, allow_partial: true in the options of the test set for a training')
+    return problems
+
+
+def lr_difference(options: TestOptions, clips: Sequence[Clip]) -> str | None:
     """How LR files differ from what ``degradation`` makes of GT, as a sentence; None if in no more than rounding.
 
     Compares the middle frame of some clips; None, too, where LR is made from GT.
@@ -133,7 +149,8 @@ def lr_difference(options: ClipFoldersTestOptions, clips: Sequence[Clip]) -> str
         gt, lq = read_frame(gt_path), read_frame(lq_path)
         check_pair(clip, options.scale, gt.shape[1:], lq.shape[1:])
         height, width = (n - n % options.scale for n in gt.shape[1:])
-        made = degrade(gt[:, :height, :width], options.degradation, options.scale)
+        made = degrade(gt[:, :height, :width], options.degradation, options.scale,
+                       rounds_twice=options.rounds_twice)
         less = made.float() - lq.float()
         if ((less == 0) | (less == 1)).float().mean() >= _CUT_OFF:
             continue
@@ -189,13 +206,13 @@ def _lq_frames(name: str, folder: Path, gt_frames: tuple[str, ...], gt_folder: P
     return frames
 
 
-def used_frames(options: ClipFoldersTestOptions) -> slice:
+def used_frames(options: TestOptions) -> slice:
     """The frames of a clip that are used."""
     first = options.first_frame
     return slice(first, None if options.max_frames is None else first + options.max_frames)
 
 
-def frame_files(options: ClipSourceOptions, clip: Clip, number: int) -> tuple[Path, Path | None]:
+def frame_files(options: FrameSourceOptions, clip: Clip, number: int) -> tuple[Path, Path | None]:
     """Files of the GT and the LR frame ``number`` of a clip."""
     gt = Path(options.dataroot_gt).expanduser() / clip.folder / clip.gt_frames[number]
     if options.dataroot_lq is None or clip.lq_frames is None:

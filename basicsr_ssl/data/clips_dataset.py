@@ -155,9 +155,9 @@ class MovingPhotosDataset(Dataset):
         photo = self.source.photos[index]
         frames = list(self.source.clip(photo, random.uniform))
         # before degrading, so that BD samples from the first pixel on in mirrored clips too, as in the test frames
-        frames = _augmented(frames, self.options.use_hflip, self.options.use_rot)
-        lq = _degraded(np.stack(frames), self.options.degradation, self.options.scale)
-        return {'lq': _to_tensor(lq), 'gt': _to_tensor(frames), 'key': photo.name}
+        frames = augmented(frames, self.options.use_hflip, self.options.use_rot)
+        lq = degraded(np.stack(frames), self.options.degradation, self.options.scale)
+        return {'lq': to_tensor(lq), 'gt': to_tensor(frames), 'key': photo.name}
 
     def __len__(self) -> int:
         return len(self.source.photos)
@@ -239,19 +239,19 @@ class ClipFoldersDataset(Dataset):
 
         gt, lq = _read_frames(options, clip, order)
         self._check_sizes(clip, gt.shape[1:3], None if lq is None else lq.shape[1:3])
-        gt = _mod_crop(gt, options.scale)
+        gt = mod_crop(gt, options.scale)
         size = options.gt_size // options.scale
         top = random.randint(0, gt.shape[1] // options.scale - size)
         left = random.randint(0, gt.shape[2] // options.scale - size)
         if lq is None:
-            lq = _degraded(gt, options.degradation, options.scale, (top, left, size, size))
+            lq = degraded(gt, options.degradation, options.scale, (top, left, size, size))
         else:
             lq = lq[:, top:top + size, left:left + size]
         top, left = top * options.scale, left * options.scale
         gt = gt[:, top:top + options.gt_size, left:left + options.gt_size]
 
-        frames = _augmented([*lq, *gt], options.use_hflip, options.use_rot)
-        tensors = {'lq': _to_tensor(frames[:len(order)]), 'gt': _to_tensor(frames[len(order):])}
+        frames = augmented([*lq, *gt], options.use_hflip, options.use_rot)
+        tensors = {'lq': to_tensor(frames[:len(order)]), 'gt': to_tensor(frames[len(order):])}
         if options.flip_sequence:
             tensors = {name: torch.cat([x, x.flip(0)]) for name, x in tensors.items()}
         return {**tensors, 'key': f'{clip.name}/{Path(clip.gt_frames[start]).stem}'}
@@ -290,16 +290,16 @@ class ClipFoldersTestDataset(Dataset):
 
     def __init__(self, opt: dict[str, Any]) -> None:
         self.options = self.Options(**opt)
-        self.partial: list[str] = []
-        if self.options.benchmark is None:
-            self.clips = collect_clips(self.options)
-        else:
-            self.clips, self.partial = collect_benchmark(self.options)
+        self.clips, self.partial = self._collect()
         for clip in self.clips:
             if len(clip.gt_frames) <= self.options.first_frame:
                 raise DatasetError(f"clip '{clip.name}' has {len(clip.gt_frames)} frames, so none is left from "
                                    f'first_frame {self.options.first_frame} on. Lower first_frame, or exclude the clip')
         self._cache: dict[int, dict[str, Any]] = {}
+
+    def _collect(self) -> tuple[list[Clip], list[str]]:
+        """Clips, and what makes them something else than the whole benchmark."""
+        return (collect_clips(self.options), []) if self.options.benchmark is None else collect_benchmark(self.options)
 
     def lr_difference(self) -> str | None:
         """See :func:`clip_folders.lr_difference`."""
@@ -317,7 +317,7 @@ class ClipFoldersTestDataset(Dataset):
         height, width = height - height % scale, width - width % scale
         gt = LazyFrames(len(paths), lambda i: read_frame(gt_paths[i])[:, :height, :width], keep)
         lq = LazyFrames(len(paths), lambda i: read_frame(lq_paths[i]) if lq_paths
-                        else degrade(gt[i], options.degradation, scale), keep)
+                        else degrade(gt[i], options.degradation, scale, rounds_twice=options.rounds_twice), keep)
         item = {'lq': lq, 'gt': gt, 'folder': clip.name, 'names': [path.stem for path in gt_paths]}
         if keep:
             self._cache[index] = item
@@ -372,26 +372,26 @@ def _stack(clip: Clip, paths: list[Path]) -> np.ndarray:
     return np.stack(frames)
 
 
-def _mod_crop(frames: np.ndarray, scale: int) -> np.ndarray:
+def mod_crop(frames: np.ndarray, scale: int) -> np.ndarray:
     height, width = frames.shape[1:3]
     return frames[:, :height - height % scale, :width - width % scale]
 
 
-def _degraded(frames: np.ndarray, kind: Degradation, scale: int,
-              window: tuple[int, int, int, int] | None = None) -> np.ndarray:
+def degraded(frames: np.ndarray, kind: Degradation, scale: int,
+              window: tuple[int, int, int, int] | None = None, rounds_twice: bool = False) -> np.ndarray:
     """LR of (t, h, w, 3) uint8 frames, or a window of it in LR pixels, in the same form."""
     clip = torch.from_numpy(frames).permute(0, 3, 1, 2)
-    return degrade(clip, kind, scale, window).permute(0, 2, 3, 1).numpy()
+    return degrade(clip, kind, scale, window, rounds_twice).permute(0, 2, 3, 1).numpy()
 
 
-def _augmented(frames: list[np.ndarray], hflip: bool, rotation: bool) -> list[np.ndarray]:
+def augmented(frames: list[np.ndarray], hflip: bool, rotation: bool) -> list[np.ndarray]:
     """The same random flips and transposition of all frames."""
     # copies, since augment flips in place and these may be views
     frames = augment([np.ascontiguousarray(frame).copy() for frame in frames], hflip, rotation)
     return frames if isinstance(frames, list) else [frames]  # augment unpacks a list of one
 
 
-def _to_tensor(frames: list[np.ndarray] | np.ndarray) -> Tensor:
+def to_tensor(frames: list[np.ndarray] | np.ndarray) -> Tensor:
     """(t, 3, h, w) float32 in [0, 1] of (h, w, 3) uint8 frames."""
     return torch.stack([*img2tensor(list(frames), bgr2rgb=False)]) / 255
 

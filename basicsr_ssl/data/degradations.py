@@ -42,7 +42,8 @@ def blur_downsample(img: Tensor, scale: int, sigma: float = BD_SIGMA, kernel: in
     return apply_separably(img, rows, columns)
 
 
-def degrade(clip: Tensor, kind: Degradation, scale: int, window: Sequence[int] | None = None) -> Tensor:
+def degrade(clip: Tensor, kind: Degradation, scale: int, window: Sequence[int] | None = None,
+            rounds_twice: bool = False) -> Tensor:
     """LR frames of 8-bit GT frames, rounded to 8 bit as LR files on disk are.
 
     Computed in float64 on the grey levels 0..255, which makes BI at x2 and x4 exact: the weights are binary fractions.
@@ -55,6 +56,8 @@ def degrade(clip: Tensor, kind: Degradation, scale: int, window: Sequence[int] |
         scale: h and w must be multiples of it.
         window: (top, left, height, width) in LR pixels, to compute only this part of the LR frame: the same numbers as
             cutting it out of the whole one, borders included, at the cost of the part alone.
+        rounds_twice: round after the rows, too, and again after the columns, as MATLAB's ``imresize`` does with 8-bit
+            images: the LR images of the image benchmarks, bit for bit.
 
     Returns:
         (..., h / scale, w / scale) or the window's size; the type of ``clip``, floating point in multiples of 1/255.
@@ -79,8 +82,13 @@ def degrade(clip: Tensor, kind: Degradation, scale: int, window: Sequence[int] |
         columns, used_columns = _trimmed(columns[left:left + w])
         clip = clip[..., used_rows, used_columns]
     levels = clip.double() if clip.dtype == torch.uint8 else (clip.double() * 255).round()
-    levels = apply_separably(levels, rows, columns).add(0.5).floor().clamp(0, 255)
+    levels = rows @ levels
+    levels = _rounded((_rounded(levels) if rounds_twice else levels) @ columns.T)
     return levels.to(torch.uint8) if clip.dtype == torch.uint8 else (levels / 255).to(clip.dtype)
+
+
+def _rounded(levels: Tensor) -> Tensor:
+    return levels.add(0.5).floor().clamp(0, 255)
 
 
 def _trimmed(matrix: Tensor) -> tuple[Tensor, slice]:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 import torch
+from basicsr.data.paired_image_dataset import PairedImageDataset
 from basicsr.data.reds_dataset import REDSRecurrentDataset
 from basicsr.utils import FileClient
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
@@ -77,6 +78,8 @@ class FreshLists(Dataset):
         self.dataset = dataset
         if isinstance(dataset, REDSRecurrentDataset):
             dataset.keys = _reds_starts(dataset.keys, dataset.num_frame * max(dataset.interval_list))
+        if isinstance(dataset, PairedImageDataset):  # found in the order of the disk, which may be another elsewhere
+            dataset.paths.sort(key=lambda pair: pair['gt_path'])
         # datasets of this package, which declare their Options, change nothing; their lists may be long
         ours = hasattr(dataset, 'Options')
         self._lists = {} if ours else {name: tuple(value) for name, value in vars(dataset).items()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from basicsr.utils.registry import DATASET_REGISTRY
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -13,6 +13,13 @@ from basicsr_ssl.data.degradations import BD_KERNEL, BD_SIGMA, Degradation
 _GT_SIZE = 'Height and width of a GT patch in pixels; a multiple of scale.'
 _DEGRADATION = (f'How LR is made from GT: BI (MATLAB bicubic) or BD (Gaussian blur, sigma {BD_SIGMA}, '
                 f'{BD_KERNEL}x{BD_KERNEL}, then every scale-th pixel); rounded to 8 bit.')
+
+
+def quoted_names(names: Any) -> Any:
+    """Raises ValueError for names that YAML takes for numbers."""
+    if isinstance(names, list) and any(isinstance(name, int) for name in names):
+        raise ValueError("names must be quoted in YAML, like '011': unquoted, 011 is the number 9")
+    return names
 
 
 class DatasetOptions(BaseModel):
@@ -108,24 +115,26 @@ class MovingPhotosTestOptions(PhotoSourceOptions):
         return self
 
 
-class ClipSourceOptions(DiskOptions):
-    """Keys that say where folders of frames lie."""
+class FrameSourceOptions(DiskOptions):
+    """Keys that say where frames lie."""
+
+    rounds_twice: ClassVar[bool] = False  # see `degrade`
 
     dataroot_gt: str = Field(description='Folder of GT clips; every folder inside that holds images is a clip.')
     dataroot_lq: str | None = Field(None, description='Folder of LR clips, laid out like dataroot_gt; null: LR is made '
                                     'from GT by degradation.')
     degradation: Degradation = Field('BI', description=_DEGRADATION + ' Only used without dataroot_lq.')
+
+
+class ClipSourceOptions(FrameSourceOptions):
+    """Keys that say where folders of frames lie, and which of them to use."""
+
     clips: list[str] | None = Field(None, description='Clips to use, as paths below dataroot_gt, quoted; null: all.')
     meta_info_file: str | None = Field(None, description='Text file with one clip per line, as the first word, instead '
                                        "of clips: BasicSR's meta files and Vimeo90K's lists both fit.")
     exclude: list[str] = Field([], description='Clips to leave out, e.g. those held out for validation.')
 
-    @field_validator('clips', 'exclude', mode='before')
-    @classmethod
-    def _quoted(cls, names: Any) -> Any:
-        if isinstance(names, list) and any(isinstance(name, int) for name in names):
-            raise ValueError("clip names must be quoted in YAML, like '011': unquoted, 011 is the number 9")
-        return names
+    _quote = field_validator('clips', 'exclude', mode='before')(quoted_names)
 
     @model_validator(mode='after')
     def _one_list(self) -> ClipSourceOptions:
@@ -154,17 +163,22 @@ class ClipFoldersOptions(ClipSourceOptions):
         return self
 
 
-class ClipFoldersTestOptions(ClipSourceOptions):
+class BenchmarkOptions(FrameSourceOptions):
+    """Keys of test sets that may be a benchmark."""
+
+    cache_data: bool = Field(False, description='Keep the frames in memory, as 8 bit, after their first use.')
+    allow_partial: bool = Field(False, description='Test on what there is of the benchmark, and mark the results as '
+                                'partial; as --allow-partial.')
+
+
+class ClipFoldersTestOptions(BenchmarkOptions, ClipSourceOptions):
     """Keys of ClipFoldersTestDataset."""
 
     first_frame: int = Field(0, ge=0, description='Frames to skip at the start of each clip.')
     max_frames: int | None = Field(None, ge=1, description='Use at most this many frames of each clip; null: all.')
-    cache_data: bool = Field(False, description='Keep the frames in memory, as 8 bit, after their first use.')
     benchmark: Literal['REDS4', 'Vimeo90K-T', 'Vid4', 'UDM10'] | None = Field(None, description=(
         'The published benchmark that the clips must be, in names, frames and sizes, or they are refused; null: any '
         'clips. Chooses its clips where they have fixed names, unless clips or meta_info_file is given.'))
-    allow_partial: bool = Field(False, description='Test on what there is of the benchmark, and mark the results as '
-                                'partial; as --allow-partial.')
 
     @model_validator(mode='after')
     def _named_by_a_list(self) -> ClipFoldersTestOptions:
@@ -172,6 +186,51 @@ class ClipFoldersTestOptions(ClipSourceOptions):
         if list_file is not None and self.clips is None and self.meta_info_file is None:
             raise ValueError(f'the clips of {self.benchmark} are those that a list names: set meta_info_file to it, '
                              f'e.g. datasets/{list_file}')
+        return self
+
+
+class ImageFolderOptions(DiskOptions):
+    """Keys of ImageFolderDataset."""
+
+    dataroot_gt: str = Field(description='Folder of GT images, searched with its subfolders.')
+    degradation: Degradation = Field('BI', description=_DEGRADATION)
+    gt_size: int = Field(ge=1, description=_GT_SIZE)
+    use_hflip: bool = Field(True, description='Mirror at random.')
+    use_rot: bool = Field(True, description='Turn by multiples of 90 degrees at random.')
+    exclude: list[str] = Field([], description='Names of images to leave out, without suffix.')
+    cache_data: bool = Field(False, description='Keep all images in the memory of every worker, as 8 bit.')
+
+    _quote = field_validator('exclude', mode='before')(quoted_names)
+
+    @model_validator(mode='after')
+    def _check_size(self) -> ImageFolderOptions:
+        check_gt_size(self.gt_size, self.scale)
+        return self
+
+
+class ImageFolderTestOptions(BenchmarkOptions):
+    """Keys of ImageFolderTestDataset."""
+
+    rounds_twice: ClassVar[bool] = True
+    first_frame: ClassVar[int] = 0
+    max_frames: ClassVar[int | None] = None
+
+    dataroot_gt: str = Field(description='Folder of GT images.')
+    dataroot_lq: str | None = Field(None, description='Folder of LR images, named as filename_tmpl says; null: LR is '
+                                    'made from GT by degradation.')
+    filename_tmpl: str = Field('{}', description="BasicSR's key: name of an LR image, without suffix, where {} is that "
+                               'of GT, e.g. {}x2.')
+    exclude: list[str] = Field([], description='Names of images to leave out, without suffix.')
+    benchmark: Literal['Set5', 'Set14', 'B100', 'Urban100', 'Manga109'] | None = Field(None, description=(
+        'The published benchmark that the images must be, or they are refused; null: any images.'))
+
+    _quote = field_validator('exclude', mode='before')(quoted_names)
+
+    @model_validator(mode='after')
+    def _check_template(self) -> ImageFolderTestOptions:
+        if self.filename_tmpl.count('{}') != 1:
+            raise ValueError(f'filename_tmpl must hold {{}} once, for the name of the GT image, got '
+                             f'{self.filename_tmpl!r}')
         return self
 
 
@@ -258,10 +317,31 @@ class Vimeo90KRecurrentOptions(BasicSRTrainingOptions):
     flip_sequence: bool = Field(False, description='Append the reversed clip: 14 frames instead of 7.')
 
 
+class PairedImageOptions(DatasetOptions):
+    """BasicSR's pairs of GT and LR images."""
+
+    task: ClassVar[str] = 'image'
+
+    dataroot_gt: str = Field(description='Folder (or lmdb) of the GT images.')
+    dataroot_lq: str = Field(description='Folder (or lmdb) of the LR images.')
+    io_backend: IoBackend = Field(IoBackend(type='disk'), description='Where files are read from.')
+    meta_info_file: str | None = Field(None, description='Text file that lists the images; null: all of the folder.')
+    filename_tmpl: str = Field('{}', description='Name of an LR image, without suffix, where {} is that of GT.')
+    gt_size: int = Field(ge=1, description=_GT_SIZE)
+    use_hflip: bool = Field(True, description='Mirror at random.')
+    use_rot: bool = Field(True, description='Turn by multiples of 90 degrees at random.')
+
+    @model_validator(mode='after')
+    def _check_size(self) -> PairedImageOptions:
+        check_gt_size(self.gt_size, self.scale)
+        return self
+
+
 #: Of BasicSR's own training sets, which declare none (its test sets know three benchmarks by name, and hold all frames
 #: in memory: ClipFoldersTestDataset takes their place); ours carry theirs as the class attribute `Options`.
-BASICSR_OPTIONS: dict[str, type[BasicSRTrainingOptions]] = {
-    'REDSRecurrentDataset': REDSRecurrentOptions, 'Vimeo90KRecurrentDataset': Vimeo90KRecurrentOptions}
+BASICSR_OPTIONS: dict[str, type[DatasetOptions]] = {
+    'PairedImageDataset': PairedImageOptions, 'REDSRecurrentDataset': REDSRecurrentOptions,
+    'Vimeo90KRecurrentDataset': Vimeo90KRecurrentOptions}
 
 
 def check_gt_size(gt_size: int, scale: int) -> None:

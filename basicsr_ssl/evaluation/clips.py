@@ -79,7 +79,7 @@ def measure_clips(net: nn.Module, dataset: Any, dataset_name: str, val: Mapping[
             lengths[folder], scores = n, measured.setdefault(folder, [])
             given = watch.paused(as_frame(pixels).to(device) for pixels in lq)
             output = super_resolve(net, given, val['flip_seq'], segment, val.get('overlap', 0),
-                                   val.get('keep_states', 'device'))
+                                   val.get('keep_states', 'device'), val.get('self_ensemble', False))
             for i, frame in enumerate(watch.running(output)):
                 if i == n // 2 or not val['center_frame_only']:
                     where = f'{dataset_name}: frame {names[i]} of {folder}'

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import chain, islice, starmap
+from functools import partial
+from itertools import chain, islice, starmap, tee
 from operator import itemgetter
 from typing import Any, Literal, TypeVar
 
@@ -12,6 +13,8 @@ import torch
 from torch import Tensor, nn
 
 T = TypeVar('T')
+
+TRANSFORMS = 8  # of the square: with and without transposition and either flip
 
 
 def task_of(net: nn.Module) -> str:
@@ -41,9 +44,22 @@ def segments(frames: Iterable[T], length: int, overlap: int = 0) -> Iterator[tup
     yield seen, first, len(seen)
 
 
+def transformed(number: int, frame: Tensor) -> Tensor:
+    """A frame (..., h, w) flipped and turned in one of the ``TRANSFORMS`` ways; number 0 leaves it as it is."""
+    frame = frame.transpose(-2, -1) if number & 4 else frame
+    return frame.flip([dim for bit, dim in ((1, -1), (2, -2)) if number & bit])
+
+
+def restored(number: int, frame: Tensor) -> Tensor:
+    """Inverse of ``transformed``."""
+    frame = frame.flip([dim for bit, dim in ((1, -1), (2, -2)) if number & bit])
+    return frame.transpose(-2, -1) if number & 4 else frame
+
+
 @torch.no_grad()
 def super_resolve(net: nn.Module, frames: Iterable[Tensor], flip_seq: bool = False, segment: int | None = None,
-                  overlap: int = 0, keep_states: Literal['device', 'host'] = 'device') -> Iterator[Tensor]:
+                  overlap: int = 0, keep_states: Literal['device', 'host'] = 'device',
+                  self_ensemble: bool = False) -> Iterator[Tensor]:
     """Super-resolve one clip, frame by frame.
 
     Args:
@@ -57,11 +73,18 @@ def super_resolve(net: nn.Module, frames: Iterable[Tensor], flip_seq: bool = Fal
             memory of any network, and changes the result near the cuts.
         overlap: frames that neighbouring segments share.
         keep_states: where hidden states wait, on the device or in host memory.
+        self_ensemble: run the clip in its ``TRANSFORMS`` side by side, and average the outputs, turned back (Lim et
+            al., CVPR workshops 2017, section 3.4). Each of them has its own hidden states.
 
     Yields:
         Frames (3, s*h, s*w), in order, not clamped.
     """
-    if task_of(net) == 'image':
+    if self_ensemble:
+        outputs = [super_resolve(net, map(partial(transformed, number), copy), flip_seq, segment, overlap, keep_states)
+                   for number, copy in enumerate(tee(frames, TRANSFORMS))]
+        for versions in zip(*outputs):
+            yield torch.stack([restored(number, frame) for number, frame in enumerate(versions)]).mean(0)
+    elif task_of(net) == 'image':
         yield from (net(frame[None])[0] for frame in frames)
     elif segment is None:
         yield from _run(net, frames, flip_seq, keep_states)

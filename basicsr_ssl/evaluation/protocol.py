@@ -6,9 +6,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from basicsr_ssl.data.catalog import BENCHMARKS, SCALE, Benchmark
+from basicsr_ssl.data.catalog import Benchmark
 from basicsr_ssl.data.degradations import DESCRIPTIONS
 from basicsr_ssl.data.frames import shortened
+from basicsr_ssl.data.image_catalog import ALL_BENCHMARKS, ImageBenchmark
+from basicsr_ssl.evaluation.inference import TRANSFORMS
 from basicsr_ssl.evaluation.result import Figures
 
 AVERAGING = 'mean of the clip means'  # as `clips.combine` averages
@@ -29,15 +31,16 @@ def describe_protocol(options: Mapping[str, Any], val: Mapping[str, Any], figure
     Returns:
         ``published``: the frames are the whole benchmark, and everything is measured as its published figures are;
         ``partial``, ``missing``; ``deviations``: a sentence for everything else that differs; ``channel`` and ``crop``
-        of PSNR and SSIM; ``frames``, ``flip_seq``, ``segment``, ``averaging``; ``lr``, ``kernel``, ``border``,
-        ``phase``, the last three None for LR files; ``scale``; ``measured``: the metrics' own options.
+        of PSNR and SSIM; ``frames``, ``flip_seq``, ``segment``, ``self_ensemble``, ``averaging``; ``lr``,
+        ``kernel``, ``border``, ``phase``, the last three None for LR files; ``scale``; ``measured``: the metrics' own
+        options.
     """
-    benchmark = BENCHMARKS.get(options.get('benchmark') or '')
+    benchmark = ALL_BENCHMARKS.get(options.get('benchmark') or '')
     metrics = val['metrics'] or {}
     judged = {name: metrics[name] for name in ('psnr', 'ssim') if name in metrics} or metrics
     made = options.get('degradation') if options.get('dataroot_lq') is None else None
     deviations = [] if benchmark is None else _deviations(benchmark, options, val, figures.segment)
-    if benchmark is None and options['name'] in BENCHMARKS:
+    if benchmark is None and options['name'] in ALL_BENCHMARKS:
         deviations = [f'its frames were not checked: the test set is named {options["name"]}, but has no benchmark: '
                       f'{options["name"]}']
     if lr_difference is not None:
@@ -52,6 +55,7 @@ def describe_protocol(options: Mapping[str, Any], val: Mapping[str, Any], figure
         'channel': ' and '.join(dict.fromkeys(map(_channel, judged.values()))),
         'crop': max((metric.get('crop_border', 0) for metric in judged.values()), default=0),
         'frames': _frames(options, val), 'flip_seq': val['flip_seq'], 'segment': figures.segment,
+        'self_ensemble': bool(val.get('self_ensemble')),
         'averaging': AVERAGING,
         'lr': 'made from GT' if made else 'files', **(DESCRIPTIONS[made] if made else dict.fromkeys(
             ('kernel', 'border', 'phase'))),
@@ -70,6 +74,8 @@ def how_measured(protocol: Mapping[str, Any]) -> str:
     if protocol['channel']:
         parts = [f'PSNR in dB and SSIM on {protocol["channel"]}',
                  f'border of {protocol["crop"]} pixels left out' if protocol['crop'] else 'no border left out']
+    if protocol.get('self_ensemble'):
+        parts.append(f'output averaged over {TRANSFORMS} flips and turns')
     parts.append('all frames' if protocol['frames'] == 'all' else protocol['frames'])
     if protocol['flip_seq']:
         parts.append('clips extended by their mirror image in time')
@@ -94,7 +100,7 @@ def in_words(protocol: Mapping[str, Any]) -> str:
     return '. '.join(parts)
 
 
-def _deviations(benchmark: Benchmark, options: Mapping[str, Any], val: Mapping[str, Any],
+def _deviations(benchmark: Benchmark | ImageBenchmark, options: Mapping[str, Any], val: Mapping[str, Any],
                 segment: Mapping[str, int] | None) -> list[str]:
     name, found = benchmark.name, []
     for metric, measured in (val['metrics'] or {}).items():
@@ -104,8 +110,9 @@ def _deviations(benchmark: Benchmark, options: Mapping[str, Any], val: Mapping[s
             found.append(f'{metric} is measured by {measured["type"]}, not by calculate_{metric}')
         if _channel(measured) != benchmark.channel:
             found.append(f'{metric} is measured on {_channel(measured)}, that of {name} on {benchmark.channel}')
-        if crop := measured.get('crop_border', 0):
-            found.append(f'{metric} leaves out a border of {crop} pixels, that of {name} none')
+        usual = options['scale'] if benchmark.crop_is_scale else 0
+        if (crop := measured.get('crop_border', 0)) != usual:
+            found.append(f'{metric} leaves out a border of {crop or "no"} pixels, that of {name} {usual or "none"}')
     if val['center_frame_only'] != benchmark.centre_frame_only:
         found.append(f'of {name} only the centre frames count, here all do' if benchmark.centre_frame_only else
                      f'of {name} all frames count, here only the centre frames do')
@@ -115,8 +122,10 @@ def _deviations(benchmark: Benchmark, options: Mapping[str, Any], val: Mapping[s
                      f'clips are extended by their mirror image in time, those of {name} are not')
     if segment:
         found.append(f'clips were run in segments of {segment["frames"]} frames that share {segment["overlap"]}')
-    if options['scale'] != SCALE:
-        found.append(f'the scale is {options["scale"]}, that of {name} is {SCALE}')
+    if val.get('self_ensemble'):
+        found.append(f'the output is averaged over {TRANSFORMS} flips and turns (self-ensemble)')
+    if options['scale'] not in benchmark.scales:
+        found.append(f'the scale is {options["scale"]}, that of {name} is {" or ".join(map(str, benchmark.scales))}')
     if options['degradation'] not in benchmark.lr:
         found.append(f'{options["degradation"]} is not published for {name}, only {", ".join(benchmark.lr)}')
     elif benchmark.lr_published and options['dataroot_lq'] is None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 import torch
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY
 
-from basicsr_ssl.checkpoints.store import BICUBIC, load_network, load_strictly
+from basicsr_ssl.checkpoints.store import BICUBIC, build_network, load_network
+from basicsr_ssl.data.options import BASICSR_OPTIONS
 
 
 def read_network(opt: Mapping[str, Any], key: str) -> Any:
@@ -68,29 +70,28 @@ def _input_network(opt: Mapping[str, Any]) -> Any:
     net = read_network(opt, 'pretrain_network_g')
     if fresh is None:
         return net
-    if _is_inferred(net) and net.provenance['source_format'] in ('BasicSR', 'mmagic'):
-        # a state dict does not say its activation: the options do
-        try:
-            load_strictly(fresh, net.state_dict(), f'path: pretrain_network_g: {path}')
-        except ValueError as error:
-            raise ValueError(f'{error}\nCorrect network_g, or leave it out: the sizes follow from the file') from error
-        return fresh
     own, given = fresh.spec.args, net.spec.args
+    if net.spec.form == 'dense' and net.spec.arch == fresh.spec.arch:
+        given = {**given, **{key: own[key] for key in getattr(net, 'pruning_args', ())}}
     different = [f'{key}: {given.get(key)!r} in the file, {own[key]!r} in network_g'
                  for key in own if own[key] != given.get(key)]
     if net.spec.arch != fresh.spec.arch or different:
         raise ValueError(f'path: pretrain_network_g: {path} holds another network than network_g describes '
                          f'({"; ".join(different) or net.spec.arch}). Correct network_g, or leave it out: the file '
                          'says what it is')
-    return net
+    return net if given == net.spec.args else build_network(replace(net.spec, args=given), net.state_dict())
 
 
 def read_teacher(opt: Mapping[str, Any], student: Any) -> Any:
     """The network in ``path: pretrain_network_teacher``, in eval mode and without gradients.
 
     Raises:
-        OSError, ValueError: the file cannot be read, or its network is not one that ``student`` was cut from.
+        OSError, ValueError: the student has no hidden states, the file cannot be read, or its network is not one that
+            ``student`` was cut from.
     """
+    if not hasattr(student, 'hidden_states'):
+        raise ValueError(f'train: temporal_opt is of hidden states, and a {type(student).__name__} has none: leave it '
+                         'out')
     teacher: Any = read_network(opt, 'pretrain_network_teacher')
     own, other = student.spec.args, teacher.spec.args
     keys = ('num_feat', 'bidirectional', 'scale')
@@ -104,7 +105,8 @@ def read_teacher(opt: Mapping[str, Any], student: Any) -> Any:
 def _check_task(net: Any, opt: Mapping[str, Any]) -> None:
     """Raises ValueError if the network is for other samples than the datasets have: flow, say, and not clips."""
     for phase, options in opt.get('datasets', {}).items():
-        made_for = getattr(DATASET_REGISTRY.get(options['type']), 'task', 'clip')
+        kind = options['parts'][0]['type'] if options.get('parts') else options['type']
+        made_for = getattr(BASICSR_OPTIONS.get(kind, DATASET_REGISTRY.get(kind)), 'task', 'clip')
         # a test set of images is one of clips of one frame
         fits = net.task == made_for if phase == 'train' else (net.task == 'flow') == (made_for == 'flow')
         if not fits:

@@ -1,4 +1,4 @@
-"""Residual block with the Residual Sparsity Connection (RSC)."""
+"""Residual connections that keep all channels around narrow layers: Residual Sparsity Connections (RSC)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,45 @@ from torch import Tensor, nn
 from basicsr_ssl.nn.gated import conv
 
 
+class Channels(nn.Module):
+    """Some of the channels of a wider tensor.
+
+    Args:
+        units: which, ascending; None for all.
+    """
+
+    index: Tensor | None
+
+    def __init__(self, units: Sequence[int] | None) -> None:
+        super().__init__()
+        # not in the state dict: which channels are kept is part of the spec, not of the weights
+        self.register_buffer('index', None if units is None else torch.as_tensor(list(units), dtype=torch.long),
+                             persistent=False)
+        self.run = _run(units)
+
+    def read(self, x: Tensor) -> Tensor:
+        """These channels of ``x`` (b, c, h, w); a view of consecutive ones, a copy of others."""
+        if self.run is not None:
+            return x[:, self.run]
+        return x if self.index is None else x.index_select(1, self.index)
+
+    def add(self, x: Tensor, change: Tensor) -> Tensor:
+        """``x`` (b, c, h, w) with ``change`` (b, len(units), h, w) added onto these channels.
+
+        Without gradients ``x`` itself is updated and returned.
+        """
+        if torch.is_grad_enabled():
+            return x + change if self.index is None else x.index_add(1, self.index, change.to(x.dtype))
+        # In inference nothing else needs the old features, and a second full-width tensor per block costs more time
+        # than a narrow block's arithmetic saves.
+        if self.run is not None:
+            x[:, self.run] += change
+            return x
+        return x.add_(change) if self.index is None else x.index_add_(1, self.index, change.to(x.dtype))
+
+
 class ResidualBlock(nn.Module):
-    """``x + conv2(relu(conv1(x)))``, where ``conv1`` may read and ``conv2`` may write only some of the channels.
+    """``x + scale * conv2(relu(conv1(x)))``, where ``conv1`` may read and ``conv2`` may write only some channels.
 
     The skip connection keeps all channels (SSL, section 3.2): the block gathers the channels in ``inputs``, runs two
     narrow convolutions and adds their result onto the channels in ``outputs``. With ``inputs`` and ``outputs`` None
@@ -22,42 +59,25 @@ class ResidualBlock(nn.Module):
         width: channels between the two convolutions.
         inputs: channels that ``conv1`` reads, ascending; None for all.
         outputs: channels that ``conv2`` adds to, ascending; None for all.
-        gates: kind of the gates on the input and output of ``conv1`` and the output of ``conv2``; empty: none.
+        gates: kind of the gates on the output of ``conv1`` and, as the next two say, on its input and the output of
+            ``conv2``; empty: none.
+        gate_in, gate_out: which of these there are.
+        scale: factor of what is added.
     """
 
-    inputs: Tensor | None
-    outputs: Tensor | None
-
     def __init__(self, channels: int, width: int, inputs: Sequence[int] | None = None,
-                 outputs: Sequence[int] | None = None, gates: str = '') -> None:
+                 outputs: Sequence[int] | None = None, gates: str = '', gate_in: bool = True, gate_out: bool = True,
+                 scale: float = 1) -> None:
         super().__init__()
-        self.conv1 = conv(channels if inputs is None else len(inputs), width, gates=gates, gate_in=True)
-        self.conv2 = conv(width, channels if outputs is None else len(outputs), gates=gates)
+        self.conv1 = conv(channels if inputs is None else len(inputs), width, gates=gates, gate_in=gate_in)
+        self.conv2 = conv(width, channels if outputs is None else len(outputs), gates=gates if gate_out else '')
         self.relu = nn.ReLU(inplace=True)
-        # not in the state dict: which channels are kept is part of the spec, not of the weights
-        self.register_buffer('inputs', _as_index(inputs), persistent=False)
-        self.register_buffer('outputs', _as_index(outputs), persistent=False)
-        self.input_run, self.output_run = _run(inputs), _run(outputs)
+        self.inputs, self.outputs, self.scale = Channels(inputs), Channels(outputs), scale
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, channels, h, w) to the same shape. Without gradients ``x`` itself is updated and returned."""
-        if self.input_run is not None:  # consecutive channels are a view, not a copy
-            read = x[:, self.input_run]
-        else:
-            read = x if self.inputs is None else x.index_select(1, self.inputs)
-        change = self.conv2(self.relu(self.conv1(read)))
-        if torch.is_grad_enabled():
-            return x + change if self.outputs is None else x.index_add(1, self.outputs, change.to(x.dtype))
-        # In inference nothing else needs the old features, and a second full-width tensor per block costs more time
-        # than a narrow block's arithmetic saves.
-        if self.output_run is not None:
-            x[:, self.output_run] += change
-            return x
-        return x.add_(change) if self.outputs is None else x.index_add_(1, self.outputs, change.to(x.dtype))
-
-
-def _as_index(units: Sequence[int] | None) -> Tensor | None:
-    return None if units is None else torch.as_tensor(list(units), dtype=torch.long)
+        change = self.conv2(self.relu(self.conv1(self.inputs.read(x))))
+        return self.outputs.add(x, change if self.scale == 1 else self.scale * change)
 
 
 def _run(units: Sequence[int] | None) -> slice | None:

@@ -8,10 +8,10 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from basicsr_ssl.data.catalog import BENCHMARKS
+from basicsr_ssl.data.image_catalog import ALL_BENCHMARKS, IMAGE_BENCHMARKS
 from basicsr_ssl.evaluation.protocol import how_measured, quoted
 from basicsr_ssl.evaluation.result import COSTS, Result, read_result
-from basicsr_ssl.report.published import PUBLISHED, SOURCES, TESTS, Published, Test
+from basicsr_ssl.report.published import IMAGE_TESTS, PUBLISHED, PUBLISHED_IMAGES, SOURCES, TESTS, Published, Test
 from basicsr_ssl.report.tables import Column, format_table
 
 OWN = 'own test'
@@ -46,7 +46,8 @@ def benchmark_table(result: Result) -> str:
     test, protocol = _test(result), result.protocol
     rows: list[dict[str, Any]] = [
         {'network': row.method, 'source': row.source, **_published_costs(row),
-         'psnr': row.scores[test][0], 'ssim': row.scores[test][1]} for row in PUBLISHED if test in row.scores]
+         'psnr': row.scores[test][0], 'ssim': row.scores[test][1]}
+        for row in PUBLISHED + PUBLISHED_IMAGES if test in row.scores]
     rows.append({'network': result.network + _mark(protocol), 'source': OWN, **_costs(result), **result.metrics})
     columns: list[Column] = [('network', 'network', 's'), ('source', 'source', 's'), *_COST_COLUMNS]
     columns += [(name, _metric_header(name, result), '.4f' if name.startswith('ssim') else '.2f')
@@ -68,7 +69,7 @@ def paper_table(paths: Sequence[str | os.PathLike], form: str = 'markdown', publ
     Args:
         paths: ``results.json`` files.
         form: ``'markdown'``, ``'csv'`` (figures unrounded) or ``'latex'`` (a plain tabular, and the notes below it).
-        published: begin with the published rows.
+        published: begin with the published rows, of video, of single images or both as the results are.
 
     Raises:
         OSError: a file cannot be read.
@@ -77,15 +78,22 @@ def paper_table(paths: Sequence[str | os.PathLike], form: str = 'markdown', publ
     if form not in _WRITERS:
         raise ValueError(f'there is no table format {form!r}; there are {", ".join(_WRITERS)}')
     results = [(os.fspath(path), read_result(path)) for path in paths]
-    lines = [_published_line(row) for row in PUBLISHED] if published else []
-    lines += _own_lines(results)
+    own = _own_lines(results)
+    lines = [_published_line(row) for row in _published_beside(own) if published] + own
     measured = {test for line in lines for test in line.cells}
-    tests = [test for test in TESTS if test in measured]
-    tests += list(dict.fromkeys(test for line in lines for test in line.cells if test not in TESTS))
+    known = TESTS + IMAGE_TESTS
+    tests = [test for test in known if test in measured]
+    tests += list(dict.fromkeys(test for line in lines for test in line.cells if test not in known))
     sizes = {tuple(result.lr_size) for _, result in results}
     notes = [_cost_note(size) for size in sorted(sizes)]
     notes += _source_notes({line.source for line in lines})
     return _WRITERS[form](lines, tests, notes)
+
+
+def _published_beside(lines: Sequence[Line]) -> tuple[Published, ...]:
+    """The rows of single images if only those were tested, of video if none was, else both."""
+    images = {test in IMAGE_TESTS for line in lines for test in line.cells}
+    return (PUBLISHED if images != {True} else ()) + (PUBLISHED_IMAGES if True in images else ())
 
 
 def _own_lines(results: Iterable[tuple[str, Result]]) -> list[Line]:
@@ -132,7 +140,8 @@ def _costs(result: Result) -> dict[str, float | None]:
 # ---------------------------------------------------------------- words
 
 def _test(result: Result) -> Test:
-    return result.benchmark, result.degradation or ''
+    scale = f'x{result.protocol["scale"]}' if result.benchmark in IMAGE_BENCHMARKS else ''
+    return result.benchmark, f'{result.degradation or ""}{scale}'
 
 
 def _title(test: Test) -> str:
@@ -215,7 +224,7 @@ def _texts(lines: Sequence[Line], tests: Sequence[Test], cite: Callable[[int], s
 
 
 def _header(test: Test) -> str:
-    channel = f' ({BENCHMARKS[test[0]].channel})' if test[0] in BENCHMARKS else ''
+    channel = f' ({ALL_BENCHMARKS[test[0]].channel})' if test[0] in ALL_BENCHMARKS else ''
     return _title(test) + channel
 
 

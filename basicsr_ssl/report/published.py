@@ -1,20 +1,26 @@
-"""Published figures of x4 video super-resolution, as printed: what a new result is compared with."""
+"""Published figures of super-resolution, as printed: what a new result is compared with."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-# a benchmark's name in `data.catalog`, and a degradation
+# a benchmark's name in the catalogues, and a degradation, of images with the scale
 Test = tuple[str, str]
 
-#: The columns of the papers' tables, in their order.
+#: The columns of the papers' tables, in their order: of video, and of single images.
 TESTS: tuple[Test, ...] = (('REDS4', 'BI'), ('Vimeo90K-T', 'BI'), ('Vid4', 'BI'), ('UDM10', 'BD'), ('Vimeo90K-T', 'BD'),
                            ('Vid4', 'BD'))
+IMAGE_TESTS: tuple[Test, ...] = tuple((benchmark, f'BIx{scale}') for scale in (2, 3, 4)
+                                      for benchmark in ('Set5', 'Set14', 'B100', 'Urban100', 'Manga109'))
 
 #: Where the rows come from.
 SOURCES = {'SSL': 'Structured Sparsity Learning for Efficient Video Super-Resolution, CVPR 2023, arXiv 2206.07687',
-           'mmagic': 'model zoo of mmagic, BasicVSR'}
+           'mmagic': 'model zoo of mmagic, BasicVSR',
+           'ASSL': 'Aligned Structured Sparsity Learning for Efficient Image Super-Resolution, NeurIPS 2021; its '
+                   'Mult-Adds for HR images of 1280x720 are given here for LR frames of 180x320',
+           'SRP': 'Learning Efficient Image Super-Resolution Networks via Structure-Regularized Pruning, ICLR 2022; '
+                  'its Mult-Adds as those of ASSL'}
 
 
 @dataclass(frozen=True)
@@ -24,7 +30,8 @@ class Published:
     Attributes:
         method: as the source names it.
         source: a key of ``SOURCES``.
-        scores: PSNR in dB and SSIM by test: on RGB for REDS4, on Y for the others.
+        scores: PSNR in dB and SSIM by test: on RGB for REDS4, on Y for the others; of single images without a border of
+            as many pixels as the scale.
         params, macs: without the flow network; MACs per LR frame of 180x320; None where the source does not say.
         params_with_flow: with it.
         doubts: what to know about single figures.
@@ -42,6 +49,17 @@ def _ssl(method: str, params: float | None, *figures: float, **more: object) -> 
     """A row of the SSL paper: parameters in millions, then PSNR and SSIM of every test."""
     scores = dict(zip(TESTS, zip(figures[::2], figures[1::2], strict=True), strict=True))
     return Published(method, 'SSL', scores, params and params * 1e6, **more)  # type: ignore[arg-type]
+
+
+def _images(method: str, source: str, scale: int, params: float | None, mult_adds: float | None, *figures: float
+            ) -> Published:
+    """A row of the tables of ASSL and SRP: parameters in millions, Mult-Adds in G for an HR image of 1280x720, then
+    PSNR and SSIM on Set5, Set14, B100 and Urban100."""
+    tests = [(benchmark, f'BIx{scale}') for benchmark in ('Set5', 'Set14', 'B100', 'Urban100')]
+    scores = dict(zip(tests, zip(figures[::2], figures[1::2], strict=True), strict=True))
+    # of an LR frame of 180x320, which is that of the HR image at x4
+    macs = mult_adds and mult_adds * 1e9 * (scale / 4)**2
+    return Published(f'{method} x{scale}', source, scores, params and params * 1e6, macs)
 
 
 PUBLISHED: tuple[Published, ...] = (
@@ -68,4 +86,15 @@ PUBLISHED: tuple[Published, ...] = (
         ('REDS4', 'BI'): (30.3128, .8660), ('Vimeo90K-T', 'BI'): (37.2026, .9451), ('Vid4', 'BI'): (27.2755, .8248)}),
     Published('BasicVSR trained on Vimeo90K BD', 'mmagic', {
         ('UDM10', 'BD'): (39.9953, .9695), ('Vimeo90K-T', 'BD'): (37.5501, .9499), ('Vid4', 'BD'): (27.9791, .8556)}),
+)
+
+PUBLISHED_IMAGES: tuple[Published, ...] = (
+    _images('ASSLN', 'ASSL', 2, .721, 165.8, 38.12, .9608, 33.77, .9194, 32.27, .9007, 32.41, .9309),
+    _images('SRPN-Lite', 'SRP', 2, .609, 139.9, 38.10, .9608, 33.70, .9189, 32.25, .9005, 32.26, .9294),
+    _images('SRPN', 'SRP', 2, None, None, 38.34, .9619, 34.29, .9232, 32.47, .9032, 33.50, .9401),
+    _images('ASSLN', 'ASSL', 3, .728, 74.4, 34.51, .9280, 30.45, .8439, 29.19, .8069, 28.35, .8562),
+    _images('SRPN-Lite', 'SRP', 3, .615, 62.7, 34.47, .9276, 30.38, .8425, 29.16, .8061, 28.22, .8534),
+    _images('ASSLN', 'ASSL', 4, .737, 42.4, 32.29, .8964, 28.69, .7844, 27.66, .7384, 26.27, .7907),
+    _images('SRPN-Lite', 'SRP', 4, .623, 35.8, 32.24, .8958, 28.69, .7836, 27.63, .7373, 26.16, .7875),
+    _images('SRPN', 'SRP', 4, None, None, 32.72, .9010, 29.04, .7917, 27.87, .7457, 27.25, .8172),
 )

@@ -30,7 +30,7 @@ def read(state: State, lists: Mapping[str, Any] | None) -> Found:
         'flow': ('spynet', 'spynet.*'), 'scale': (4, 'upconv2.*'), 'bidirectional': (True, 'backward_trunk.*'),
     }.items() if spec.args[argument] != whole}
     if lists is None and not _is_pruned(state, spec):
-        return Found(spec, state, doubtful=doubtful)
+        return Found(spec, state, doubtful=doubtful, untold=('act',))
     spec, state, more = read_ssl(state, spec, lists)
     return Found(spec, state, f'SSL authors, {"not pruned yet" if spec.gates else "pruned"}',
                  {**more, 'method': 'SSL, by its authors'}, doubtful)

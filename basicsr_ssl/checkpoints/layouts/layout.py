@@ -23,6 +23,7 @@ class Found:
         provenance: what else the file says.
         doubtful: arguments of the spec in which this network differs from its project's own, only because tensors are
             missing; and which. It may as well be an incomplete file.
+        untold: arguments that tensors cannot tell at all; the spec, if it names them, has the project's usual values.
     """
 
     spec: Spec
@@ -30,6 +31,7 @@ class Found:
     source: str | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     doubtful: Mapping[str, str] = field(default_factory=dict)
+    untold: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -33,30 +33,30 @@ class LrFrame(NamedTuple):
     degradations: tuple[Degradation, ...]
 
 
-def is_own(folder: Path, kind: Degradation) -> bool:
+def is_own(folder: Path, kind: Degradation, scale: int = SCALE, record: str = RECORD) -> bool:
     """Whether the LR frames in ``folder`` were made here, so that they may be completed; False if it has no record.
 
     Raises:
         DatasetError: they were made here, but not this way.
     """
-    path = folder / RECORD
+    path = folder / record
     if not path.exists():
         return False
     try:
         found = json.loads(path.read_text(encoding='utf-8'))
-        made = {key: found[key] for key in _made(kind)}
+        made = {key: found[key] for key in _made(kind, scale)}
     except (ValueError, KeyError, TypeError):
         made = 'nothing of that'
-    if made != _made(kind):
-        raise DatasetError(f'{path} should say how the frames there were made, {_made(kind)}, but says {made}. Move '
-                           f'or delete {folder}, and they are made anew')
+    if made != _made(kind, scale):
+        raise DatasetError(f'{path} should say how the frames there were made, {_made(kind, scale)}, but says {made}. '
+                           f'Move or delete {folder}, and they are made anew')
     return True
 
 
-def start(folder: Path, kind: Degradation) -> None:
+def start(folder: Path, kind: Degradation, scale: int = SCALE, record: str = RECORD) -> None:
     """Make ``folder`` one of LR frames made here."""
-    if not (folder / RECORD).exists():
-        write_text(folder / RECORD, json.dumps({**_made(kind), **DESCRIPTIONS[kind]}, indent=2) + '\n')
+    if not (folder / record).exists():
+        write_text(folder / record, json.dumps({**_made(kind, scale), **DESCRIPTIONS[kind]}, indent=2) + '\n')
 
 
 def to_make(folders: Folders, frames: Sequence[LrFrame]) -> list[LrFrame]:
@@ -76,20 +76,26 @@ def make(folders: Folders, frame: LrFrame) -> None:
     """
     gt = _read_gt(frame.gt)
     for kind in frame.degradations:
-        path = folders[kind] / frame.name
-        lq = Image.fromarray(degrade(gt, kind, SCALE).permute(1, 2, 0).contiguous().numpy())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # not flushed to the disk one by one, which would take longer than all else: a broken file is seen, and made
-        # again; always the same temporary name, so that a killed run leaves nothing that the next does not replace
-        temporary = path.with_name(f'.{path.name}.tmp')
-        try:
-            lq.save(temporary, format='PNG')
-            os.replace(temporary, path)
-        except OSError as error:
-            raise OSError(f'cannot save {path}: {error}. Mend it and run again, which goes on from '
-                          'here') from error
-        finally:
-            temporary.unlink(missing_ok=True)
+        save(folders[kind] / frame.name, degrade(gt, kind, SCALE))
+
+
+def save(path: Path, frame: Tensor) -> None:
+    """Write a frame (3, h, w) uint8 as PNG; it appears whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # not flushed to the disk one by one, which would take longer than all else: a broken file is seen, and made
+    # again; always the same temporary name, so that a killed run leaves nothing that the next does not replace
+    temporary = path.with_name(f'.{path.name}.tmp')
+    try:
+        Image.fromarray(frame.permute(1, 2, 0).contiguous().numpy()).save(temporary, format='PNG')
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(f'cannot save {path}: {error}. Mend it and run again, which goes on from here') from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def difference(gt: Path, lq: Path, kind: Degradation) -> int:
@@ -104,9 +110,9 @@ def _read_gt(path: Path) -> Tensor:
     return gt[:, :height - height % SCALE, :width - width % SCALE]
 
 
-def _made(kind: Degradation) -> dict[str, object]:
+def _made(kind: Degradation, scale: int) -> dict[str, object]:
     """``version`` goes up should the same degradation ever give other numbers."""
-    return {'degradation': kind, 'scale': SCALE, 'version': 1}
+    return {'degradation': kind, 'scale': scale, 'version': 1}
 
 
 def _is_made(frame: LrFrame, path: Path) -> bool:

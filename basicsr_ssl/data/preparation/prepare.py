@@ -19,7 +19,7 @@ from pathlib import Path
 from basicsr_ssl.data.catalog import BENCHMARKS, SCALE, TRAINING_SETS, ClipSet, check_clips, check_frame
 from basicsr_ssl.data.degradations import Degradation
 from basicsr_ssl.data.frames import DatasetError, existing_folder, find_clips, list_images
-from basicsr_ssl.data.preparation import lmdb_files, lr_frames, reds
+from basicsr_ssl.data.preparation import image_sets, lmdb_files, lr_frames, reds
 from basicsr_ssl.data.preparation.lmdb_files import LmdbFrame
 from basicsr_ssl.data.preparation.lr_frames import LrFrame
 from basicsr_ssl.data.preparation.parallel import in_parallel
@@ -86,11 +86,12 @@ class _Plan:
 
 
 def prepare(dataset: str, root: str | os.PathLike, degradation: Sequence[Degradation] | None = None,
-            lmdb: bool = False, check: bool = False, allow_partial: bool = False, workers: int | None = None) -> None:
+            lmdb: bool = False, check: bool = False, allow_partial: bool = False, workers: int | None = None,
+            scales: Sequence[int] | None = None) -> None:
     """Make the frames of a data set ready for training and testing, as datasets/README.md describes.
 
     Args:
-        dataset: ``'reds'``, ``'vimeo90k'``, ``'vid4'`` or ``'udm10'``.
+        dataset: ``'reds'``, ``'vimeo90k'``, ``'vid4'``, ``'udm10'``, or one of single images, see ``image_sets``.
         root: folder of all data sets.
         degradation: LR frames to make; None: those that the data set is tested on, except BI of REDS where the
             published LR frames are there.
@@ -98,6 +99,7 @@ def prepare(dataset: str, root: str | os.PathLike, degradation: Sequence[Degrada
         check: only check, and say what would be made.
         allow_partial: go on with what there is: the clips whose frames, be they all or not, are whole.
         workers: processes; None: one per core that this process may use.
+        scales: of LR images; None: 2, 3 and 4. LR frames of video are always made at 4.
 
     Raises:
         DatasetError: frames are missing, damaged or not those of the data set, or something is in the way.
@@ -106,10 +108,17 @@ def prepare(dataset: str, root: str | os.PathLike, degradation: Sequence[Degrada
     """
     if workers is not None and workers < 1:
         raise ValueError(f'--workers must be at least 1, got {workers}')
-    if lmdb and dataset not in TRAINING_SETS:
+    if lmdb and dataset not in (*TRAINING_SETS, 'div2k', 'df2k'):
         raise ValueError(f'--lmdb: {dataset} is only tested on, and BasicSR reads test frames from folders')
     workers = workers or (len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1)
     root = existing_folder(root, '--root')
+    if dataset in image_sets.DATASETS:
+        with _alone(image_sets.home(dataset, root)):
+            image_sets.prepare_images(dataset, root, degradation or ('BI',), scales or image_sets.SCALES, lmdb, check,
+                                      allow_partial, workers)
+        return
+    if scales is not None:
+        raise ValueError(f'--scale is of single images; LR frames of {dataset} are made at {SCALE}')
     with _alone(existing_folder(root / _DATASETS[dataset].folder, dataset)):
         plan = _plan(dataset, root, degradation, lmdb, allow_partial, workers)
         steps = _steps(plan, workers)

@@ -1,0 +1,186 @@
+"""The training stages written out as plain loops, one iteration after another, in whatever precision the weights have.
+
+Of the package only a network's forward, its flow network and its group declarations are used. A batch is a list of
+parts ``(lq, gt)``: one for each process and each accumulated batch, all of the same size; gradients are their mean.
+``train``, ``sparsity`` and ``pruning`` are the sections of the option file.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+Batch = list[tuple[Tensor, Tensor]]
+Kept = dict[str, list[int]]
+
+
+class Trained(NamedTuple):
+    raw: dict[str, Tensor]
+    ema: dict[str, Tensor]
+    kept: Kept | None = None
+    clipped: int = 0  # iterations whose gradient was longer than allowed
+
+
+# ------------------------------------------------------------------ the stages
+
+def reconstruct(net: Any, batches: Iterable[Batch], train: Mapping[str, Any]) -> Trained:
+    """Dense training and plain finetuning: the distance between output and ground truth."""
+    return _loop(net, batches, train, lambda lq, gt: charbonnier(net(lq), gt), train.get('fix_flow') or 0)
+
+
+def learn_sparsity(net: Any, batches: Iterable[Batch], train: Mapping[str, Any], sparsity: Mapping[str, Any],
+                   pruning: Mapping[str, Any]) -> Trained:
+    """SSL, section 3.3: after ``select_iter`` iterations units are selected, and their gates pulled to zero.
+
+    The flow network does not train. ``net`` has gates.
+    """
+    chosen: Kept = {}
+
+    def penalise(iteration: int) -> None:
+        step = iteration - sparsity['select_iter']
+        if step < 1:
+            return
+        if not chosen:
+            chosen.update(rank(net.state_dict(), net.groups, **pruning))
+        factor = min(sparsity['ceiling'], sparsity['delta'] * (step // sparsity['interval']))
+        parameters = dict(net.named_parameters())
+        for group in net.groups:
+            for gate in gates_of(group):
+                for unit in set(range(group.size)) - set(chosen[group.name]):
+                    parameters[gate].grad[unit] += factor * parameters[gate].detach()[unit]
+
+    trained = _loop(net, batches, train, lambda lq, gt: charbonnier(net(lq), gt), math.inf, penalise)
+    return trained._replace(kept=chosen or None)
+
+
+def finetune(net: Any, teacher: Any, batches: Iterable[Batch], train: Mapping[str, Any]) -> Trained:
+    """SSL, section 3.4: the hidden states are held to those of the dense network besides."""
+    def loss(lq: Tensor, gt: Tensor) -> Tensor:
+        output, states = net(lq, return_states=True)
+        with torch.no_grad():
+            expected = teacher(lq, return_states=True)[1]
+        return charbonnier(output, gt) + temporal(states, expected, **train['temporal_opt'])
+
+    return _loop(net, batches, train, loss, train.get('fix_flow') or 0)
+
+
+def _loop(net: Any, batches: Iterable[Batch], train: Mapping[str, Any], loss: Callable[[Tensor, Tensor], Tensor],
+          flow_from: float, penalise: Callable[[int], None] = lambda iteration: None) -> Trained:
+    average = copy.deepcopy(net.state_dict())
+    gates = {gate for group in net.groups for gate in gates_of(group)}
+    flow = set() if net.flow_network is None else {id(parameter) for parameter in net.flow_network.parameters()}
+    moments: dict[str, dict[str, Any]] = {}
+    clipped = 0
+    for iteration, batch in enumerate(batches, 1):
+        # the gradient: the mean over the parts, then the penalty, then its length is bounded
+        net.zero_grad(set_to_none=True)
+        for parameter in net.parameters():
+            parameter.requires_grad_(id(parameter) not in flow or iteration >= flow_from)
+        for lq, gt in batch:
+            (loss(lq, gt) / len(batch)).backward()
+        penalise(iteration)
+        learning = {name: p for name, p in net.named_parameters() if p.grad is not None}
+        if train.get('clip_grad_norm'):
+            length = math.sqrt(sum(float(p.grad.square().sum()) for p in learning.values()))
+            clipped += length > train['clip_grad_norm']
+            for p in learning.values():
+                p.grad *= min(1, train['clip_grad_norm'] / (length + 1e-6))
+        # the step, with the rate of this iteration; gates are not decayed
+        for name, p in learning.items():
+            part = 'flow' if id(p) in flow else 'gate' if name in gates else ''
+            decay = 0 if part == 'gate' else train['optim_g'].get('weight_decay', 0)
+            base = train['optim_g']['lr'] * (train.get(f'{part}_lr_mul', 1) if part else 1)
+            adam(p, p.grad + decay * p.detach(), moments.setdefault(name, {'step': 0, 'first': 0, 'second': 0}),
+                 learning_rate(base, iteration, train), *train['optim_g'].get('betas', (0.9, 0.999)))
+        share = train.get('ema_decay', 0)
+        average = {name: share * average[name] + (1 - share) * value.detach()
+                   for name, value in net.state_dict().items()}
+    return Trained({name: value.clone() for name, value in net.state_dict().items()}, average, clipped=clipped)
+
+
+# ---------------------------------------------------------------- their pieces
+
+@torch.no_grad()
+def adam(parameter: Tensor, gradient: Tensor, moment: dict[str, Any], rate: float, beta1: float, beta2: float) -> None:
+    moment['step'] += 1
+    moment['first'] = beta1 * moment['first'] + (1 - beta1) * gradient
+    moment['second'] = beta2 * moment['second'] + (1 - beta2) * gradient**2
+    first, second = (moment[name] / (1 - beta**moment['step'])
+                     for name, beta in (('first', beta1), ('second', beta2)))
+    parameter -= rate * first / (second.sqrt() + 1e-8)
+
+
+def learning_rate(base: float, iteration: int, train: Mapping[str, Any]) -> float:
+    """Of the iterations 1, 2, ...: a linear rise, then one cycle of a cosine or steps down."""
+    if iteration < train.get('warmup_iter', -1):
+        return base * iteration / train['warmup_iter']
+    scheduler = train['scheduler']
+    if scheduler['type'] == 'CosineAnnealingRestartLR':
+        least, (period,) = scheduler['eta_min'], scheduler['periods']
+        return least + (base - least) * (1 + math.cos(math.pi * (iteration - 1) / period)) / 2
+    return base * scheduler.get('gamma', 0.1)**sum(iteration > milestone for milestone in scheduler['milestones'])
+
+
+def charbonnier(output: Tensor, target: Tensor) -> Tensor:
+    return ((output - target)**2 + 1e-12).sqrt().mean()
+
+
+def temporal(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], type: str = '', loss_weight: float = 1,
+             norm: str = 'l1', step_weight: str = 'uniform', relative: bool = True, eps: float = 1e-3) -> Tensor:
+    """States (b, n, c, h, w) of each direction; the last step forward is frame n - 1, backward frame 0."""
+    distance = {'l1': lambda d: d.abs(), 'l2': lambda d: d**2, 'charbonnier': lambda d: (d**2 + eps**2).sqrt()}[norm]
+    size = (lambda t: t**2) if norm == 'l2' else (lambda t: t.abs())
+    total: Any = 0
+    for direction, states in student.items():
+        expected, n = teacher[direction], states.shape[1]
+        order = range(n) if direction == 'forward' else reversed(range(n))
+        weights = [k + 1 if step_weight == 'linear' else 1 for k in range(n)]
+        value = sum(weight * distance(states[:, frame] - expected[:, frame]).mean()
+                    for weight, frame in zip(weights, order)) / sum(weights)
+        total = total + (value / size(expected).mean() if relative else value)
+    return loss_weight * total / len(student)
+
+
+def gates_of(group: Any) -> list[str]:
+    return sorted({part.gate for part in group.slices if part.gate})
+
+
+def rank(state: Mapping[str, Tensor], groups: Iterable[Any], ratio: float, score: str, min_keep: int = 1) -> Kept:
+    """All units in one line by ``(score, group, unit)``; the first ``ratio`` of them go, but ``min_keep`` a group.
+
+    ``gate``: |g|. ``l1``: mean |w| of a unit's own weights with their gates, relative to the mean of the group.
+    """
+    line = []
+    for group in groups:
+        if score == 'gate':
+            scores = sum(state[gate].abs() for gate in gates_of(group))
+        else:
+            folded = fold(state, groups)
+            own = [folded[part.param].movedim(part.dim, 0).reshape(group.size, -1) for part in group.slices
+                   if part.gate and folded[part.param].dim() > 1]
+            scores = torch.cat(own, 1).abs().mean(1)
+            scores = scores / scores.mean()
+        units = sorted((float(value), group.name, unit) for unit, value in enumerate(scores))  # type: ignore[arg-type]
+        line += [(*entry, place >= group.size - min_keep) for place, entry in enumerate(units)]
+    count = math.floor(ratio * len(line) + 0.5)
+    gone = {(name, unit) for _, name, unit, _ in [entry for entry in sorted(line) if not entry[3]][:count]}
+    return {group.name: [unit for unit in range(group.size) if (group.name, unit) not in gone] for group in groups}
+
+
+def fold(state: Mapping[str, Tensor], groups: Iterable[Any]) -> dict[str, Tensor]:
+    """Every gate multiplied into the weights and biases that it scales, and then dropped."""
+    folded = {name: tensor.clone() for name, tensor in state.items()}
+    for group in groups:
+        for part in group.slices:
+            if part.gate in state:
+                weight = folded[part.param].movedim(part.dim, 0)
+                for index in range(group.size * part.repeat):
+                    weight[part.offset + index] *= state[part.gate][index // part.repeat]
+    for gate in {gate for group in groups for gate in gates_of(group)}:
+        folded.pop(gate, None)
+    return folded

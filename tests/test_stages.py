@@ -1,0 +1,239 @@
+"""Each training stage, run through its option file, against the loops of ``reference_training``."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import math
+import shutil
+import signal
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+import reference_training as reference
+import torch
+from basicsr.data import build_dataset
+from double import double_precision
+from nets import random_gates_, randomise_
+from safetensors.torch import load_file
+from tiny_runs import options, write_clips, write_options
+from torch import Tensor
+
+from basicsr_ssl import config, load_network, save_network
+from basicsr_ssl.archs import PrunableBasicVSR
+from basicsr_ssl.checkpoints.store import read_metadata
+from basicsr_ssl.cli import main
+from basicsr_ssl.data.loader import train_loader
+
+SIZES: dict[str, Any] = {'num_feat': 4, 'num_block': 1, 'tail_feat': 4, 'flow': 'none'}
+
+
+@pytest.fixture(scope='module')
+def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_clips(tmp_path_factory.mktemp('clips'), clips=2, frames=3, size=(40, 48))
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    with double_precision():
+        yield tmp_path
+    shutil.rmtree(tmp_path)  # with a flow network, states are tens of megabytes
+
+
+def make(file: str, seed: int = 0, **args: Any) -> Any:
+    """A network with weights under which every layer matters, and gates that differ; saved as ``file``."""
+    torch.manual_seed(seed)
+    net = PrunableBasicVSR(**{**SIZES, **args})
+    randomise_(net)
+    random_gates_(net, seed)
+    save_network(net, file)
+    return net
+
+
+def stage(clips: Path, total: int = 6, **changes: Any) -> dict[str, Any]:
+    opt = options(clips, **changes)
+    opt.pop('network_g')
+    opt['datasets']['train']['batch_size_per_gpu'] = 1
+    opt['train'].update(total_iter=total, scheduler={'type': 'CosineAnnealingRestartLR', 'periods': [total],
+                                                     'eta_min': 1e-5})
+    opt['logger'].update(print_freq=1, save_checkpoint_freq=2)
+    opt['train'].update(changes.get('train', {}))
+    return opt
+
+
+def run(opt: dict[str, Any], *arguments: str) -> int:
+    return main(['train', '-opt', str(write_options(Path(f'{opt["name"]}.yml'), opt)), *arguments])
+
+
+def batches(opt: dict[str, Any], processes: int = 1) -> list[reference.Batch]:
+    """What the iterations train on, as parts of one batch each."""
+    chunks, total = opt['train'].get('accumulate', 1), opt['train']['total_iter']
+    data = next(iter(config.stage_options(config.load_options(f'{opt["name"]}.yml')).values())) \
+        if 'stages' in opt else config.load_options(f'{opt["name"]}.yml')
+    data = data['datasets']['train']
+    streams = [islice(train_loader(build_dataset(data), data, opt['manual_seed'], rank, processes, 0, chunks), total)
+               for rank in range(processes)]
+    return [[part for batch in together for part in zip(batch['lq'].chunk(chunks), batch['gt'].chunk(chunks))]
+            for together in zip(*streams)]
+
+
+def output(name: str = 'run') -> Path:
+    return Path('experiments', name, 'models/net_g_latest.safetensors')
+
+
+def assert_close(seen: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert seen.keys() == expected.keys()
+    for name, tensor in expected.items():
+        torch.testing.assert_close(seen[name], tensor, rtol=1e-8, atol=1e-10,
+                                   msg=lambda text, name=name: f'{name}: {text}')
+
+
+def psnr(net: Any, state: dict[str, Tensor], opt: dict[str, Any]) -> float:
+    """Mean over clips of the mean over frames, of 8-bit frames."""
+    net = copy.deepcopy(net)
+    net.load_state_dict(state)
+    sums = []
+    dataset = build_dataset(config.load_options(f'{opt["name"]}.yml')['datasets']['val'])
+    for item in (dataset[i] for i in range(len(dataset))):
+        with torch.no_grad():
+            out = net(torch.stack(list(item['lq']))[None].double() / 255)[0]
+        frames = zip((out.clamp(0, 1) * 255).round(), item['gt'])
+        sums.append([10 * math.log10(255**2 / float(((a - b.double())**2).mean())) for a, b in frames])
+    return sum(sum(clip) / len(clip) for clip in sums) / len(sums)
+
+
+def check(net: Any, trained: reference.Trained, opt: dict[str, Any]) -> None:
+    """Weights, their moving average and its validation are those of the reference."""
+    state = torch.load(f'experiments/run/training_states/{opt["train"]["total_iter"]}.state', weights_only=True)
+    assert_close(state['net'], trained.raw)
+    assert_close(load_file(output()), trained.ema)
+    metadata = read_metadata(output())
+    assert metadata['metrics']['held']['psnr'] == pytest.approx(psnr(net, trained.ema, opt), abs=1e-6)
+    assert psnr(net, trained.ema, opt) != pytest.approx(psnr(net, trained.raw, opt), abs=1e-6)
+
+
+CASES: dict[str, dict[str, Any]] = {
+    'plain': {},
+    'decay, clipping, accumulation, warm-up': {
+        'optim_g': {'type': 'Adam', 'lr': 1e-3, 'betas': [0.8, 0.95], 'weight_decay': 0.1}, 'clip_grad_norm': 0.05,
+        'accumulate': 2, 'warmup_iter': 3},
+    'steps': {'scheduler': {'type': 'MultiStepLR', 'milestones': [2, 4], 'gamma': 0.5}},
+}
+
+
+@pytest.mark.parametrize('train', CASES.values(), ids=CASES)
+def test_reconstruction(clips: Path, train: dict[str, Any]) -> None:
+    net = make('start.safetensors')
+    opt = stage(clips, train=train, path={'pretrain_network_g': 'start.safetensors'})
+    assert run(opt) == 0
+    trained = reference.reconstruct(net, batches(opt), opt['train'])
+    assert trained.clipped or 'clip_grad_norm' not in train
+    check(net, trained, opt)
+
+
+def test_reconstruction_with_a_flow_network(clips: Path) -> None:
+    net = make('start.safetensors', flow='spynet')
+    opt = stage(clips, 4, train={'fix_flow': 3, 'flow_lr_mul': 0.125}, path={'pretrain_network_g': 'start.safetensors'})
+    assert run(opt) == 0
+    check(net, reference.reconstruct(net, batches(opt), opt['train']), opt)
+
+
+SPARSITY: dict[str, Any] = {'select_iter': 2, 'interval': 2, 'delta': 0.2, 'ceiling': 0.35}
+RATES: dict[str, Any] = {'optim_g': {'type': 'Adam', 'lr': 1e-2, 'weight_decay': 0.1}, 'gate_lr_mul': 20,
+                         'clip_grad_norm': 0.3, 'accumulate': 2}
+
+
+@pytest.mark.parametrize(('score', 'flow'), [('gate', 'none'), ('l1', 'none'), ('gate', 'spynet')])
+def test_sparsity_learning_and_pruning(clips: Path, score: str, flow: str) -> None:
+    net = make('start.safetensors', gated=True, flow=flow)
+    pruning = {'ratio': 0.4, 'score': score}
+    opt = stage(clips, 6, model_type='SparsityLearningModel', train=RATES, sparsity=SPARSITY, pruning=pruning,
+                path={'pretrain_network_g': 'start.safetensors'})
+    assert run(opt) == 0
+    trained = reference.learn_sparsity(net, batches(opt), opt['train'], SPARSITY, pruning)
+    check(net, trained, opt)
+    assert read_metadata(output())['selection']['kept'] == trained.kept and trained.clipped
+    # what was learnt is what goes, though the gates of now would have it otherwise
+    assert reference.rank(trained.ema, net.groups, **pruning) != trained.kept
+    opt = {'name': 'pruned', 'model_type': 'PruningModel', 'num_gpu': 0, 'pruning': pruning,
+           'path': {'pretrain_network_g': str(output())}, 'logger': {'use_tb_logger': False}}
+    assert run(opt) == 0
+    check_cut(net, trained.ema, trained.kept, 'sparsity learning')
+    opt['pruning'] = {**pruning, 'ratio': 0.3}
+    assert run(opt) == 0
+    check_cut(net, trained.ema, reference.rank(trained.ema, net.groups, **opt['pruning']), 'one-shot')
+
+
+def check_cut(net: Any, state: dict[str, Tensor], kept: reference.Kept | None, how: str) -> None:
+    """The pruned network computes what the gated one does with the gates of the other units at zero."""
+    assert kept is not None
+    closed = {name: tensor.clone() for name, tensor in state.items()}
+    for group in net.groups:
+        for gate in reference.gates_of(group):
+            closed[gate][[unit for unit in range(group.size) if unit not in kept[group.name]]] = 0
+    net = copy.deepcopy(net)
+    net.load_state_dict(closed)
+    pruned: Any = load_network(output('pruned'))
+    assert {group.name: group.size for group in pruned.groups} == {name: len(units) for name, units in kept.items()}
+    lq = torch.rand(1, 2, 3, 8, 8)
+    with torch.no_grad():
+        torch.testing.assert_close(pruned(lq), net(lq), rtol=1e-10, atol=1e-10)
+    assert json.loads(Path('experiments/pruned/report.json').read_text())['selection'] == how
+
+
+@pytest.mark.parametrize('temporal', [
+    {'norm': 'l1'}, {'norm': 'l2', 'step_weight': 'linear'}, {'norm': 'charbonnier', 'relative': False, 'eps': 0.1},
+], ids=['l1', 'l2', 'charbonnier'])
+def test_temporal_finetuning_of_a_gated_file_with_another_teacher(clips: Path, temporal: dict[str, Any]) -> None:
+    gated, teacher = make('gated.safetensors', gated=True), make('teacher.safetensors', seed=5)
+    temporal = {'type': 'TemporalStateLoss', 'loss_weight': 0.3, **temporal}
+    opt = stage(clips, 4, model_type='TemporalFinetuneModel', train={'temporal_opt': temporal, 'accumulate': 2},
+                path={'pretrain_network_g': 'gated.safetensors', 'pretrain_network_teacher': 'teacher.safetensors'})
+    assert run(opt) == 0
+    net = PrunableBasicVSR(**SIZES)
+    net.load_state_dict(reference.fold(gated.state_dict(), gated.groups))
+    check(net, reference.finetune(net, teacher, batches(opt), opt['train']), opt)
+
+
+class StopAt(logging.Handler):
+    """Asks for a stop in the given iteration, as Ctrl-C or a scheduler does."""
+
+    def __init__(self, iteration: int) -> None:
+        super().__init__()
+        self.sign = f'iter:{iteration:8,d}'
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self.sign in record.getMessage():
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize('iteration', [1, 3, 5])
+@pytest.mark.parametrize('kind', ['ReconstructionModel', 'SparsityLearningModel', 'TemporalFinetuneModel'])
+def test_an_interruption_changes_nothing(clips: Path, kind: str, iteration: int) -> None:
+    make('start.safetensors', gated=True)
+    make('teacher.safetensors', seed=5)
+    opt = stage(clips, 6, model_type=kind, train=dict(RATES), path={'pretrain_network_g': 'start.safetensors'})
+    if kind == 'SparsityLearningModel':
+        opt.update(sparsity=SPARSITY, pruning={'ratio': 0.4, 'score': 'gate'})
+    if kind == 'TemporalFinetuneModel':
+        opt['train']['temporal_opt'] = {'type': 'TemporalStateLoss'}
+        opt['path']['pretrain_network_teacher'] = 'teacher.safetensors'
+    assert run(opt) == 0
+    whole, selection = load_file(output()), read_metadata(output()).get('selection')
+    logger, stop = logging.getLogger('basicsr'), StopAt(iteration)
+    logger.addHandler(stop)
+    try:
+        assert run(opt) == 128 + signal.SIGTERM
+    finally:
+        logger.removeHandler(stop)
+    torch.manual_seed(99)
+    assert run(opt, '--auto_resume') == 0
+    assert f'Resumed at iteration {iteration}' in Path('experiments/run/train.log').read_text()
+    seen = load_file(output())
+    assert all(torch.equal(tensor, seen[name]) for name, tensor in whole.items())
+    assert read_metadata(output()).get('selection') == selection
