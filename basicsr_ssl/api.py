@@ -5,52 +5,41 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-import torch
 from torch import nn
 
 from basicsr_ssl.checkpoints.store import build_network, load_strictly
 from basicsr_ssl.pruning import cost
+from basicsr_ssl.pruning.gates import GATES, fold_gates, init_gates
 from basicsr_ssl.pruning.groups import check_kept
+from basicsr_ssl.pruning.options import PruningOptions
 from basicsr_ssl.pruning.scores import score_units
-from basicsr_ssl.pruning.selection import BUDGETS, select_units
+from basicsr_ssl.pruning.selection import select_units
 from basicsr_ssl.pruning.spec import Spec
-from basicsr_ssl.pruning.surgery import StateDict, cut, fold_gates
+from basicsr_ssl.pruning.surgery import StateDict, cut
 
 
-def prune_network(net: nn.Module, ratio: float, budget: str = 'units', score: str = 'gate', scope: str = 'global',
-                  round_to: int = 1, min_keep: int = 1, relative: bool = True, lr_size: tuple[int, int] = (180, 320),
-                  seed: int = 0) -> nn.Module:
+def prune_network(net: nn.Module, ratio: float, **settings: Any) -> nn.Module:
     """Remove the least important units of a network.
 
     Args:
         net: a network of this package, in any form; it is not changed.
         ratio: share to remove, in [0, 1).
-        budget: what the ratio is a share of: ``'units'``, ``'params'`` or ``'macs'``; of what pruning can touch at all,
-            that is without the flow network.
-        score: ``'gate'``, ``'l1'``, ``'l2'`` or ``'random'``, see ``score_units``.
-        scope: ``'global'`` ranks all units together, ``'local'`` takes the same share from every group.
-        round_to: widths become multiples of this.
-        min_keep: no group falls below this many units.
-        relative: rank by ``'l1'`` and ``'l2'`` relative to the group's mean, see ``score_units``.
-        lr_size: LR frame (h, w) at which ``'macs'`` are counted.
-        seed: for the score ``'random'``.
+        settings: the others of ``PruningOptions``: ``budget``, what the ratio is a share of, ``'units'``, ``'params'``
+            or ``'macs'``, of what pruning can touch at all, that is without the flow network; ``score``, ``'gate'``,
+            ``'l1'``, ``'l2'`` or ``'random'``; ``scope``, ``round_to``, ``min_keep``, ``relative``, ``lr_size``,
+            ``seed``.
 
     Returns:
         A new compact network.
 
     Raises:
-        ValueError: an argument out of range, or a budget that cannot be met.
+        ValueError: a setting that does not exist or is out of range, or a budget that cannot be met.
     """
-    kept = choose_units(net, ratio, budget, score, scope, round_to, min_keep, relative, lr_size, seed)
-    return cut_network(net, kept)
+    return cut_network(net, choose_units(net, PruningOptions.of(ratio=ratio, **settings)))
 
 
-def choose_units(net: nn.Module, ratio: float, budget: str = 'units', score: str = 'gate', scope: str = 'global',
-                 round_to: int = 1, min_keep: int = 1, relative: bool = True,
-                 lr_size: tuple[int, int] = (180, 320), seed: int = 0) -> dict[str, list[int]]:
-    """The units that ``prune_network`` would keep, by group name."""
-    if budget not in BUDGETS:
-        raise ValueError(f'unknown budget {budget!r}; choose one of {", ".join(BUDGETS)}')
+def choose_units(net: nn.Module, options: PruningOptions) -> dict[str, list[int]]:
+    """The units that ``prune_network`` keeps, by group name."""
     prunable = _ours(net)
     if not prunable.groups:
         raise ValueError(f'{type(net).__name__} has nothing to prune')
@@ -58,13 +47,13 @@ def choose_units(net: nn.Module, ratio: float, budget: str = 'units', score: str
 
     def price(widths: dict[str, int]) -> float:
         layers = prunable.layer_table(spec.args, {**spec.widths, **widths})
-        if budget == 'params':
+        if options.budget == 'params':
             return cost.params(layers, flow=False)
-        return cost.macs(layers, lr_size, flow=False)
+        return cost.macs(layers, (options.lr_size[0], options.lr_size[1]), flow=False)
 
-    scores = score_units(net.state_dict(), prunable.groups, score, seed, relative)
-    kept = select_units(scores, ratio, scope=scope, cost=None if budget == 'units' else price, round_to=round_to,
-                        min_keep=min_keep)
+    scores = score_units(net.state_dict(), prunable.groups, options.score, options.seed, options.relative, spec.gates)
+    kept = select_units(scores, options.ratio, scope=options.scope, cost=None if options.budget == 'units' else price,
+                        round_to=options.round_to, min_keep=options.min_keep)
     return check_kept(prunable.groups, kept)  # with the groups that have no score
 
 
@@ -75,24 +64,32 @@ def cut_network(net: nn.Module, kept: dict[str, list[int]]) -> nn.Module:
     return _rebuild(net, spec, state)
 
 
-def with_gates(net: nn.Module) -> nn.Module:
-    """A new gated network computing the same as this dense one; a gated one is copied.
+def with_gates(net: nn.Module, kind: str = 'scale') -> nn.Module:
+    """A new gated network computing the same as this one; one with such gates is copied, others are folded first.
+
+    Args:
+        net: a network of this package.
+        kind: ``'scale'``, ``'weight_norm'`` or ``'mask'``, see ``pruning/gates.py``.
 
     Raises:
-        ValueError: the network is compact.
+        ValueError: an unknown kind, or gates of units for a compact network.
     """
-    spec: Spec = _ours(net).spec
-    if spec.form == 'compact':
+    if kind not in GATES:
+        raise ValueError(f'unknown gates {kind!r}; choose one of {", ".join(GATES)}')
+    if _ours(net).spec.gates not in ('', kind):
+        net = without_gates(net)
+    spec, state = _ours(net).spec, net.state_dict()
+    if spec.form == 'compact' and kind != 'mask':
         raise ValueError('sparsity learning starts from a dense or gated network, this one is already compact')
-    gates = {gate: torch.ones(group.size) for group in _ours(net).groups for gate in group.gates}
-    return _rebuild(net, dataclasses.replace(spec, gated=True), {**gates, **net.state_dict()})
+    gates = {} if spec.gates else init_gates(state, _ours(net).groups, kind)
+    return _rebuild(net, dataclasses.replace(spec, gates=kind), {**state, **gates})
 
 
 def without_gates(net: nn.Module) -> nn.Module:
-    """A new network with the gates folded into the weights, computing the same; one without gates is copied."""
-    prunable = _ours(net)
-    state = fold_gates(net.state_dict(), prunable.groups)
-    return _rebuild(net, dataclasses.replace(prunable.spec, gated=False), state)
+    """A new network with gates or masks folded into the weights, computing the same; one without is copied."""
+    spec: Spec = _ours(net).spec
+    state = fold_gates(net.state_dict(), _ours(net).groups, spec.gates)
+    return _rebuild(net, dataclasses.replace(spec, gates=''), state)
 
 
 def count_params(net: nn.Module, flow: bool = True) -> int:

@@ -10,6 +10,7 @@ Prints a table with ratios against the first network. Absolute times depend on t
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 import torch
 from torch import nn
@@ -39,9 +40,10 @@ def main() -> None:
         torch.manual_seed(0)
         dense = PrunableBasicVSR(flow='spynet' if args.flow else 'none')
         nets = {'dense': dense}
+        pruned = partial(prune_network, dense, RATIO, budget='macs', score='l1')
         for round_to in (1, 8, 16):
-            nets[f'global, round_to {round_to}'] = prune_network(dense, RATIO, 'macs', 'l1', round_to=round_to)
-        nets['local, round_to 8'] = prune_network(dense, RATIO, 'macs', 'l1', scope='local', round_to=8)
+            nets[f'global, round_to {round_to}'] = pruned(round_to=round_to)
+        nets['local, round_to 8'] = pruned(scope='local', round_to=8)
     lr_size = (args.lr_size[0], args.lr_size[1])
     latency = measure_latency(nets, lr_size, args.frames, args.device, args.repeats)
     rows = [{'network': name, **network_cost(net, lr_size), 'ms_per_frame': latency[name], 'lr_size': list(lr_size),

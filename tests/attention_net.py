@@ -56,10 +56,10 @@ class AttentionNet(nn.Module):
     layer_table = staticmethod(layer_table)
     task, flow_network = 'image', None
 
-    def __init__(self, gated: bool = False, widths: Mapping[str, int] | None = None,
+    def __init__(self, gates: str = '', widths: Mapping[str, int] | None = None,
                  index: Mapping[str, Sequence[int]] | None = None) -> None:
         super().__init__()
-        self.spec = Spec('AttentionNet', {}, dict(widths or {}), dict(index or {}), gated)
+        self.spec = Spec('AttentionNet', {}, dict(widths or {}), dict(index or {}), gates)
         check_form(self.spec, group_table(Spec('AttentionNet')))
         w = {'heads': HEADS, 'keys': KEY, 'hidden': HIDDEN, 'stream': STREAM, **(widths or {})}
         self.heads, self.keys = w['heads'], w['keys']
@@ -69,7 +69,7 @@ class AttentionNet(nn.Module):
         self.proj = nn.Linear(self.heads * VALUE, w['stream'])
         self.fc1, self.fc2 = nn.Linear(w['stream'], w['hidden']), nn.Linear(w['hidden'], w['stream'])
         self.last = nn.Conv2d(w['stream'], 3, 3, padding=1, bias=False)
-        if gated:
+        if gates:
             self.qkv.gate = nn.Parameter(torch.ones(self.keys))
             self.proj.gate_in = nn.Parameter(torch.ones(self.heads))
             self.fc1.gate = nn.Parameter(torch.ones(w['hidden']))
@@ -90,15 +90,15 @@ class AttentionNet(nn.Module):
         q, k, v = self.qkv(self.norm(tokens)).split(
             [self.heads * self.keys, self.heads * self.keys, self.heads * VALUE], -1)
         q, k, v = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (q, k, v))
-        if self.spec.gated:
+        if self.spec.gates:
             q = q * self.qkv.get_parameter('gate')
         # no division by the root of the number of features, which would change with it
         out = ((q @ k.transpose(-1, -2)).softmax(-1) @ v).transpose(1, 2)
-        if self.spec.gated:
+        if self.spec.gates:
             out = out * self.proj.get_parameter('gate_in')[:, None]
         tokens = tokens + self.proj(out.flatten(-2))
         hidden = self.fc1(self.norm(tokens))
-        if self.spec.gated:
+        if self.spec.gates:
             hidden = hidden * self.fc1.get_parameter('gate')
         tokens = tokens + self.fc2(F.gelu(hidden))
         tokens = tokens.reshape(b, rows, columns, WINDOW, WINDOW, -1).permute(0, 5, 1, 3, 2, 4)

@@ -293,6 +293,16 @@ def test_untrained_network_is_bilinear_upsampling(scale: Literal[2, 4]) -> None:
     assert 0.1 < float(features.std()) < 5  # alive, so that the last layer has something to learn from
 
 
+def test_blocks_and_upsampling_start_at_a_tenth() -> None:
+    torch.manual_seed(0)
+    net = PrunableBasicVSR(16, 2, 16, flow='none')
+    for name, layer in net.named_modules():
+        if isinstance(layer, torch.nn.Conv2d) and name != 'conv_last':
+            small = '.main.2.' in name or name in ('upconv1', 'upconv2')
+            expected = (2 / 1.01 / layer.weight[0].numel())**0.5 * (0.1 if small else 1)  # Kaiming, slope 0.1
+            assert float(layer.weight.detach().std()) == pytest.approx(expected, rel=0.1), name
+
+
 @pytest.mark.parametrize('args', [*VARIANTS.values(), {'flow': 'spynet'}], ids=[*VARIANTS, 'spynet'])
 @pytest.mark.parametrize('form', ['dense', 'gated', 'compact'])
 def test_every_parameter_gets_a_gradient(form: str, args: dict[str, Any]) -> None:

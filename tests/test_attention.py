@@ -12,9 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from basicsr_ssl import count_macs, count_params
 from basicsr_ssl.api import choose_units
+from basicsr_ssl.pruning.gates import close_gates, fold_gates
 from basicsr_ssl.pruning.groups import Group, Slice
+from basicsr_ssl.pruning.options import PruningOptions
 from basicsr_ssl.pruning.scores import score_units
-from basicsr_ssl.pruning.surgery import close_gates, cut, fold_gates
+from basicsr_ssl.pruning.surgery import cut
 
 KEPT = {'heads': [0, 3], 'keys': [1], 'hidden': [0, 2, 3, 7]}
 
@@ -41,7 +43,7 @@ def image() -> Tensor:
 
 @pytest.mark.parametrize('kept', [{name: KEPT[name]} for name in KEPT] + [KEPT], ids=[*KEPT, 'all'])
 def test_closed_gates_equal_the_compact_network(kept: dict[str, list[int]]) -> None:
-    gated = net_of(gated=True)
+    gated = net_of(gates='scale')
     compact = cut_net(gated, kept)
     gated.load_state_dict(close_gates(gated.state_dict(), gated.groups, kept))
     with torch.no_grad():
@@ -71,15 +73,15 @@ def test_a_closed_unit_counts_in_a_norm_over_channels() -> None:
         assert not torch.allclose(net.norm(tokens)[kept], compact.norm(tokens[kept]))
     with pytest.raises(ValueError, match='group stream passes through a norm over channels and cannot have gates'):
         Group('stream', 6, (Slice('first.weight', 0, gate='first.gate'),), normalised=True)
-    gated = net_of(gated=True)
+    gated = net_of(gates='scale')
     with pytest.raises(ValueError, match='group stream has no gates to close'):
         close_gates(gated.state_dict(), gated.groups, {'stream': kept})
 
 
 def test_groups_without_gates_are_judged_by_all_their_weights_and_have_no_gate_score() -> None:
-    net = net_of(gated=True)
+    net = net_of(gates='scale')
     assert list(score_units(net.state_dict(), net.groups, 'gate')) == ['heads', 'keys', 'hidden']
-    kept = choose_units(net, 0.3)
+    kept = choose_units(net, PruningOptions.of(ratio=0.3))
     assert kept['stream'] == list(range(6))  # whole, since it has no gates
     assert sum(len(kept[name]) for name in ('heads', 'keys', 'hidden')) == 11
     plain = net_of()

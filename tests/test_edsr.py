@@ -16,7 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from basicsr_ssl.api import count_macs, count_params, cut_network, prune_network, with_gates, without_gates
 from basicsr_ssl.archs import PrunableEDSR
 from basicsr_ssl.checkpoints.store import load_network, save_network
-from basicsr_ssl.pruning.surgery import close_gates
+from basicsr_ssl.pruning.gates import GATES, close_gates
 
 VARIANTS: dict[str, dict[str, Any]] = {
     'x2-rsc': {'scale': 2, 'residual': 'rsc'},
@@ -123,19 +123,21 @@ def test_output_equals_the_slow_forward(args: dict[str, Any], grad: bool) -> Non
 # ---- gated and compact
 
 @pytest.mark.parametrize('args', VARIANTS.values(), ids=VARIANTS)
-def test_fresh_gates_change_nothing_and_stand_where_the_groups_say(args: dict[str, Any]) -> None:
+@pytest.mark.parametrize('kind', GATES)
+def test_fresh_gates_change_nothing_and_stand_where_the_groups_say(kind: str, args: dict[str, Any]) -> None:
     dense, x = tiny_edsr(**args), image(dtype=torch.float32)
-    gated: Any = with_gates(dense)
-    declared = {gate: group.size for group in dense.groups for gate in group.gates}
+    gated: Any = with_gates(dense, kind)
+    declared = {gate: group.size for group in dense.groups for gate in group.gates if kind != 'mask'}
     assert {name: len(gate) for name, gate in gated.named_parameters() if 'gate' in name} == declared
     with torch.no_grad():
         assert torch.equal(gated(x), dense(x))
 
 
 @pytest.mark.parametrize('args', VARIANTS.values(), ids=VARIANTS)
+@pytest.mark.parametrize('kind', ['scale', 'weight_norm'])
 @pytest.mark.parametrize('grad', [True, False], ids=['training', 'inference'])
-def test_closed_gates_equal_the_cut_network(args: dict[str, Any], grad: bool) -> None:
-    gated: Any = with_gates(tiny_edsr(**args)).double()
+def test_closed_gates_equal_the_cut_network(args: dict[str, Any], kind: str, grad: bool) -> None:
+    gated: Any = with_gates(tiny_edsr(**args), kind).double()
     random_gates_(gated)
     kept, x = some_units(gated), image()
     compact: Any = cut_network(gated, kept)

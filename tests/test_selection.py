@@ -12,6 +12,7 @@ from nets import VARIANTS, tiny_net
 
 from basicsr_ssl import count_macs, count_params, prune_network
 from basicsr_ssl.api import choose_units, cut_network
+from basicsr_ssl.pruning.options import PruningOptions
 from basicsr_ssl.pruning.scores import score_units
 from basicsr_ssl.pruning.selection import select_units
 
@@ -124,6 +125,36 @@ def test_local_budgets_take_the_smallest_common_share(ratio: float) -> None:
     assert kept == {name: list(range(size - expected[name], size)) for name, size in sizes.items()}
 
 
+def milliseconds(widths: dict[str, int]) -> float:
+    """A latency: widths that are not multiples of 4 run at half the speed."""
+    return sum(width if width % 4 == 0 else 2 * width for width in widths.values())
+
+
+def test_a_cost_that_is_not_monotone_leaves_the_widest_network_that_fits() -> None:
+    scores = {'a': torch.arange(16.)}
+    # 16 costs 16, 15 to 13 cost 30 to 26, 12 costs 12, 11 to 9 cost 22 to 18, 8 costs 8: bisection would miss 12
+    kept = select_units(scores, 0.2, cost=milliseconds, monotone=False)
+    assert kept == {'a': list(range(4, 16))}
+
+
+@pytest.mark.parametrize('round_to', [1, 4])
+@pytest.mark.parametrize('scope', ['global', 'local'])
+@pytest.mark.parametrize('ratio', [0, 0.15, 0.3, 0.5, 0.6])
+def test_a_cost_that_is_not_monotone_against_all_networks_of_the_line(ratio: float, scope: str, round_to: int) -> None:
+    generator = torch.Generator().manual_seed(5)
+    scores = {name: torch.rand(size, generator=generator) for name, size in (('a', 12), ('b', 16), ('c', 8))}
+    shares = range(660 if round_to > 1 else 910)  # in thousandths, up to what rounding lets go
+    line = [select_units(scores, share / 1000, scope=scope, round_to=round_to) for share in shares]
+    expected = next(kept for kept in line if milliseconds({name: len(units) for name, units in kept.items()})
+                    <= (1 - ratio) * milliseconds({name: len(values) for name, values in scores.items()}))
+    assert select_units(scores, ratio, scope=scope, cost=milliseconds, monotone=False, round_to=round_to) == expected
+
+
+def test_the_least_cost_of_the_line_is_what_can_be_reached() -> None:
+    with pytest.raises(ValueError, match=r'ratio 0\.9 cannot be reached: .* at most 0\.7500 can be removed'):
+        select_units({'a': torch.arange(16.)}, 0.9, cost=milliseconds, monotone=False, min_keep=3)
+
+
 @pytest.mark.parametrize('args', VARIANTS.values(), ids=VARIANTS)
 @pytest.mark.parametrize('budget', ['params', 'macs'])
 def test_networks_meet_their_budget_and_one_unit_more_would_not(args: dict[str, Any], budget: str) -> None:
@@ -136,7 +167,7 @@ def test_networks_meet_their_budget_and_one_unit_more_would_not(args: dict[str, 
         return sum(p.numel() for p in small.parameters())
 
     target = 0.4 * price({})
-    kept = choose_units(net, 0.6, budget=budget, score='l1', relative=False, lr_size=(20, 30))
+    kept = choose_units(net, PruningOptions.of(ratio=0.6, budget=budget, score='l1', relative=False, lr_size=(20, 30)))
     assert price(kept) <= target
     scores = score_units(net.state_dict(), net.groups, 'l1')
     _, name, unit = max((float(scores[name][u]), name, u) for name, units in kept.items()

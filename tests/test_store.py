@@ -332,7 +332,7 @@ def of_spec(key: str, value: object) -> Callable[[dict[str, Any]], None]:
 
 
 BAD_SPECS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    'future': (of_spec('format', 2), r'has format 2, this version of basicsr_ssl reads format 1: install a newer'),
+    'future': (of_spec('format', 3), r'has format 3, this version of basicsr_ssl reads format 2: install a newer'),
     'no-format': (lambda m: m['spec'].pop('format'), 'not a network spec'),
     'list': (lambda m: m.update(spec=[1]), 'not a network spec'),
     'null': (lambda m: m.update(spec=None), 'not a network spec'),
@@ -942,7 +942,7 @@ def test_spec_json_round_trip() -> None:
     assert Spec.from_json(spec.to_json()) == spec
     assert json.loads(spec.to_json()) == {'format': 1, 'arch': 'A', 'args': {'n': 3, 'on': True, 'path': None},
                                           'widths': {'g': 2}, 'index': {'g': [0, 5]}, 'gated': False}
-    assert (spec.form, Spec('A', gated=True).form, Spec('A').form) == ('compact', 'gated', 'dense')
+    assert (spec.form, Spec('A', gates='scale').form, Spec('A').form) == ('compact', 'gated', 'dense')
 
 
 @pytest.mark.parametrize('text', ['', 'x', '[]', '3', 'null', '"format"', '{}'])

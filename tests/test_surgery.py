@@ -12,9 +12,11 @@ from torch import Tensor
 from basicsr_ssl import count_params, prune_network
 from basicsr_ssl.api import choose_units, cut_network, with_gates, without_gates
 from basicsr_ssl.nn.blocks import ResidualBlock
+from basicsr_ssl.pruning.gates import close_gates, fold_gates
 from basicsr_ssl.pruning.groups import Group, Slice
+from basicsr_ssl.pruning.options import PruningOptions
 from basicsr_ssl.pruning.spec import Spec
-from basicsr_ssl.pruning.surgery import close_gates, cut, fold_gates
+from basicsr_ssl.pruning.surgery import cut
 
 RATIOS = (0.1, 0.3, 0.5, 0.9)
 
@@ -38,7 +40,7 @@ def gated_net(**args: Any) -> Any:
 @pytest.mark.parametrize('score', ['gate', 'l1', 'l2', 'random'])
 def test_closed_gates_equal_the_compact_network(args: dict[str, Any], ratio: float, scope: str, score: str) -> None:
     gated, x = gated_net(**args), clip(2, 6, 7, dtype=torch.float64)
-    kept = choose_units(gated, ratio, scope=scope, score=score)
+    kept = choose_units(gated, PruningOptions.of(ratio=ratio, scope=scope, score=score))
     removed = sum(group.size - len(kept[group.name]) for group in gated.groups)
     assert abs(removed - ratio * sum(group.size for group in gated.groups)) <= len(gated.groups) / 2
     compact = cut_network(gated, kept)
@@ -50,7 +52,7 @@ def test_closed_gates_equal_the_compact_network(args: dict[str, Any], ratio: flo
 @pytest.mark.parametrize('budget', ['params', 'macs'])
 def test_the_guarantee_holds_with_flow_budgets_and_rounding(budget: str) -> None:
     gated, x = gated_net(flow='spynet'), clip(3, dtype=torch.float64)
-    kept = choose_units(gated, 0.6, budget=budget, score='l1', round_to=4)
+    kept = choose_units(gated, PruningOptions.of(ratio=0.6, budget=budget, score='l1', round_to=4))
     compact = cut_network(gated, kept)
     gated.load_state_dict(close_gates(gated.state_dict(), gated.groups, kept))
     with torch.no_grad():
@@ -161,7 +163,7 @@ def test_impossible_selections_are_refused(kept: dict[str, list[int]], message: 
 @pytest.mark.parametrize('args', VARIANTS.values(), ids=VARIANTS)
 def test_cutting_twice_equals_cutting_once(args: dict[str, Any], gated: bool) -> None:
     net = gated_net(**{**args, 'gated': gated})
-    first = choose_units(net, 0.3, score='l1')
+    first = choose_units(net, PruningOptions.of(ratio=0.3, score='l1'))
     generator = torch.Generator().manual_seed(0)
     second = {name: torch.randperm(len(units), generator=generator)[:1 + len(units) // 2].sort().values.tolist()
               for name, units in first.items()}
@@ -263,14 +265,15 @@ def test_prune_network_keeps_the_type_of_the_weights() -> None:
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
-    ({'ratio': 1.0}, 'ratio must be at least 0 and below 1'),
-    ({'ratio': -0.1}, 'ratio must be at least 0 and below 1'),
-    ({'ratio': 0.5, 'budget': 'latency'}, "unknown budget 'latency'; choose one of units, params, macs"),
-    ({'ratio': 0.5, 'score': 'magic'}, "unknown score 'magic'; choose one of gate, l1, l2, random"),
-    ({'ratio': 0.5, 'scope': 'layer'}, "unknown scope 'layer'; choose one of global, local"),
-    ({'ratio': 0.5, 'round_to': 0}, 'round_to and min_keep must be at least 1'),
+    ({'ratio': 1.0}, r'ratio: .*at least 0 and below 1; got 1'),
+    ({'ratio': -0.1}, r'ratio: .*at least 0 and below 1; got -0\.1'),
+    ({'ratio': 0.5, 'budget': 'latency'}, "budget: .* should be 'units', 'params' or 'macs', got 'latency'"),
+    ({'ratio': 0.5, 'score': 'magic'}, "score: .* 'gate', 'l1', 'l2' or 'random', got 'magic'"),
+    ({'ratio': 0.5, 'scope': 'layer'}, "scope: .* 'global' or 'local', got 'layer'"),
+    ({'ratio': 0.5, 'round_to': 0}, 'round_to: .* greater than or equal to 1, got 0'),
+    ({'ratio': 0.5, 'scop': 'local'}, "scop: Extra inputs are not permitted"),
     ({'ratio': 0.999, 'budget': 'macs'}, r'ratio 0\.999 cannot be reached'),
-], ids=['whole', 'negative', 'budget', 'score', 'scope', 'round_to', 'unreachable'])
+], ids=['whole', 'negative', 'budget', 'score', 'scope', 'round_to', 'misspelt', 'unreachable'])
 def test_prune_network_names_bad_arguments(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         prune_network(gated_net(), **arguments)

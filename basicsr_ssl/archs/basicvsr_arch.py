@@ -13,10 +13,11 @@ from torch import Tensor, nn
 
 from basicsr_ssl.archs import spynet_arch
 from basicsr_ssl.nn.blocks import ResidualBlock
-from basicsr_ssl.nn.gated import conv
+from basicsr_ssl.nn.gated import GatedConv2d, conv
 from basicsr_ssl.nn.spynet import AnySizeSpyNet, SpyNetSize
 from basicsr_ssl.nn.warp import flow_warp
 from basicsr_ssl.pruning.cost import Conv
+from basicsr_ssl.pruning.gates import GATES, Gates
 from basicsr_ssl.pruning.groups import Group, Slice, check_form
 from basicsr_ssl.pruning.spec import Spec
 
@@ -123,9 +124,11 @@ class PrunableBasicVSR(nn.Module):
         flow: ``'spynet'``, ``'spynet_small'`` (a ninth of it), or ``'none'``: features are propagated without
             alignment.
         spynet_path: file of a SpyNet of that size, read at construction.
-        gated: whether the prunable convolutions carry gates (with full widths only).
+        gates: kind of the gates of the prunable convolutions, see ``pruning/gates.py``; empty: none. Those of units go
+            with full widths only.
         widths: units kept by group name; groups not named are full.
         index: kept channels by group name, for the inputs and outputs of blocks that are not full.
+        gated: the same as ``gates='scale'``, as older option files have it.
 
     Raises:
         ValueError: an argument out of range, a group that does not exist, a width or index that does not fit.
@@ -140,13 +143,15 @@ class PrunableBasicVSR(nn.Module):
     def __init__(self, num_feat: int = 64, num_block: int = 30, tail_feat: int = 64, scale: Literal[2, 4] = 4,
                  bidirectional: bool = True, act: Literal['lrelu', 'relu'] = 'lrelu',
                  flow: Literal['spynet', 'spynet_small', 'none'] = 'spynet', spynet_path: str | None = None,
-                 gated: bool = False,
-                 widths: Mapping[str, int] | None = None, index: Mapping[str, Sequence[int]] | None = None) -> None:
+                 gates: Gates = '', widths: Mapping[str, int] | None = None,
+                 index: Mapping[str, Sequence[int]] | None = None, gated: bool = False) -> None:
         super().__init__()
         _one_of('scale', scale, (2, 4))
         _one_of('bidirectional', bidirectional, (True, False))
         _one_of('act', act, ('lrelu', 'relu'))
         _one_of('flow', flow, tuple(FLOW_SIZES))
+        gates = gates or ('scale' if gated else '')
+        _one_of('gates', gates, ('', *GATES))
         for name, value in (('num_feat', num_feat), ('num_block', num_block), ('tail_feat', tail_feat)):
             if value < 1:
                 raise ValueError(f'{name} must be at least 1, got {value}')
@@ -154,21 +159,21 @@ class PrunableBasicVSR(nn.Module):
                                     bidirectional=bidirectional, act=act, flow=flow)
         full = full_widths(args)
         widths = {name: width for name, width in (widths or {}).items() if width != full.get(name)}
-        self.spec = Spec('PrunableBasicVSR', args, widths, dict(index or {}), gated)
+        self.spec = Spec('PrunableBasicVSR', args, widths, dict(index or {}), gates)
         check_form(self.spec, group_table(Spec(self.spec.arch, args)))
 
         w = {**full, **widths}
         size = FLOW_SIZES[flow]
         self.spynet = _flow_network(size, spynet_path) if size else None
         for trunk in trunk_names(args):
-            self.add_module(trunk, Trunk(trunk, num_feat, num_block, _activation(act), w, self.spec.index, gated))
+            self.add_module(trunk, Trunk(trunk, num_feat, num_block, _activation(act), w, self.spec.index, gates))
         if bidirectional:
-            self.fusion = conv(2 * num_feat, w['fusion'], 1, gated=gated)
+            self.fusion = conv(2 * num_feat, w['fusion'], 1, gates=gates)
         entry = w['fusion'] if bidirectional else num_feat
-        self.upconv1 = conv(entry, 4 * w['upconv1'], gated=gated, repeat=4)
+        self.upconv1 = conv(entry, 4 * w['upconv1'], gates=gates, repeat=4)
         if scale == 4:
-            self.upconv2 = conv(w['upconv1'], 4 * w['upconv2'], gated=gated, repeat=4)
-        self.conv_hr = conv(w['upconv2' if scale == 4 else 'upconv1'], w['conv_hr'], gated=gated)
+            self.upconv2 = conv(w['upconv1'], 4 * w['upconv2'], gates=gates, repeat=4)
+        self.conv_hr = conv(w['upconv2' if scale == 4 else 'upconv1'], w['conv_hr'], gates=gates)
         self.conv_last = conv(w['conv_hr'], 3)
         self.pixel_shuffle = nn.PixelShuffle(2)
         self.act = _activation(act)
@@ -187,11 +192,15 @@ class PrunableBasicVSR(nn.Module):
             if isinstance(layer, nn.Conv2d) and layer not in flow:
                 nn.init.kaiming_normal_(layer.weight, a=0.1)
                 nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-        for block in self.modules():
-            if isinstance(block, ResidualBlock):  # close to the identity, as BasicSR has them
-                block.conv1.weight.data.mul_(0.1)
-                block.conv2.weight.data.mul_(0.1)
+        blocks = [block for block in self.modules() if isinstance(block, ResidualBlock)]
+        # blocks close to the identity, as BasicSR has them; the upsampling starts as small
+        for layer in (*(layer for block in blocks for layer in (block.conv1, block.conv2)), self.upconv1,
+                      *([self.upconv2] if self.scale == 4 else [])):
+            layer.weight.data.mul_(0.1)
         nn.init.zeros_(self.conv_last.weight)
+        for layer in self.modules():
+            if isinstance(layer, GatedConv2d):
+                layer.init_gates_()
 
     @property
     def groups(self) -> list[Group]:
@@ -334,13 +343,13 @@ class Trunk(nn.Module):
     """First convolution, activation and residual blocks; named as in BasicSR's ``ConvResidualBlocks``."""
 
     def __init__(self, name: str, num_feat: int, num_block: int, act: nn.Module, widths: Mapping[str, int],
-                 index: Mapping[str, Sequence[int]], gated: bool) -> None:
+                 index: Mapping[str, Sequence[int]], gates: str) -> None:
         super().__init__()
         blocks = []
         for j in range(num_block):
             block = f'{name}.main.2.{j}'
             blocks.append(ResidualBlock(num_feat, widths[f'{block}.mid'], index.get(f'{block}.in'),
-                                        index.get(f'{block}.out'), gated))
+                                        index.get(f'{block}.out'), gates))
         self.main = nn.Sequential(conv(3 + num_feat, num_feat), act, nn.Sequential(*blocks))
 
     def forward(self, x: Tensor) -> Tensor:

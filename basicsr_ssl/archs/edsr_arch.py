@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from basicsr_ssl.nn.blocks import Channels, ResidualBlock
 from basicsr_ssl.nn.gated import conv
 from basicsr_ssl.pruning.cost import Conv
+from basicsr_ssl.pruning.gates import GATES, Gates
 from basicsr_ssl.pruning.groups import Group, Slice, check_form
 from basicsr_ssl.pruning.spec import Spec
 
@@ -139,7 +140,8 @@ class PrunableEDSR(nn.Module):
         img_range: value of white within the network; a state dict does not say it.
         rgb_mean: mean colour, in [0, 1], subtracted before and added after.
         residual: see above; makes no difference to the dense network's output.
-        gated: whether the prunable convolutions carry gates (with full widths only).
+        gates: kind of the gates of the prunable convolutions, see ``pruning/gates.py``; empty: none. Those of units go
+            with full widths only.
         widths: units kept by group name; groups not named are full.
         index: kept channels by group name, for inputs and outputs (``rsc``) that are not full.
 
@@ -156,10 +158,11 @@ class PrunableEDSR(nn.Module):
     def __init__(self, num_feat: int = 64, num_block: int = 16, num_group: int = 0, scale: Literal[2, 3, 4] = 4,
                  upsampler: Literal['pixelshuffle', 'pixelshuffledirect'] = 'pixelshuffle', res_scale: float = 1.0,
                  img_range: float = 255.0, rgb_mean: Sequence[float] = RGB_MEAN,
-                 residual: Literal['aligned', 'rsc', 'full'] = 'rsc', gated: bool = False,
+                 residual: Literal['aligned', 'rsc', 'full'] = 'rsc', gates: Gates = '',
                  widths: Mapping[str, int] | None = None, index: Mapping[str, Sequence[int]] | None = None) -> None:
         super().__init__()
         for name, value, choices in (('scale', scale, (2, 3, 4)), ('residual', residual, ('aligned', 'rsc', 'full')),
+                                     ('gates', gates, ('', *GATES)),
                                      ('upsampler', upsampler, ('pixelshuffle', 'pixelshuffledirect'))):
             if value not in choices:
                 raise ValueError(f'{name} must be one of {", ".join(map(repr, choices))}, got {value!r}')
@@ -174,24 +177,24 @@ class PrunableEDSR(nn.Module):
             residual=residual)
         full = full_widths(args)
         widths = {name: width for name, width in (widths or {}).items() if width != full.get(name)}
-        self.spec = Spec('PrunableEDSR', args, widths, dict(index or {}), gated)
+        self.spec = Spec('PrunableEDSR', args, widths, dict(index or {}), gates)
         check_form(self.spec, group_table(Spec(self.spec.arch, args)))
 
         w, kept = {**full, **widths}, self.spec.index
         stream, rsc = w.get('stream', num_feat), residual == 'rsc'
-        writes = gated and residual != 'full'  # whether what writes to the stream has gates
+        writes = gates if residual != 'full' else ''  # gates of what writes to the stream
 
         def block(name: str) -> ResidualBlock:
-            return ResidualBlock(stream, w[f'{name}.mid'], kept.get(f'{name}.in'), kept.get(f'{name}.out'), gated,
-                                 gate_in=rsc, gate_out=writes, scale=res_scale)
+            return ResidualBlock(stream, w[f'{name}.mid'], kept.get(f'{name}.in'), kept.get(f'{name}.out'), gates,
+                                 gate_in=rsc, gate_out=bool(writes), scale=res_scale)
 
         def end(name: str) -> tuple[nn.Conv2d, Channels, Channels]:
             """The convolution at the end of a long skip, and what it reads and writes."""
-            layer = conv(w.get(f'{name}.in', stream), w.get(f'{name}.out', stream), gated=writes, gate_in=rsc)
+            layer = conv(w.get(f'{name}.in', stream), w.get(f'{name}.out', stream), gates=writes, gate_in=rsc)
             return layer, Channels(kept.get(f'{name}.in')), Channels(kept.get(f'{name}.out'))
 
         self.register_buffer('mean', torch.tensor(args['rgb_mean']).view(1, 3, 1, 1), persistent=False)
-        self.conv_first = conv(3, stream, gated=writes and not rsc)
+        self.conv_first = conv(3, stream, gates='' if rsc else writes)
         if num_group:
             self.body = nn.Sequential(*(ResidualGroup(
                 [block(f'body.{group}.residual_group.{j}') for j in range(num_block)], *end(f'body.{group}.conv'))
@@ -206,7 +209,7 @@ class PrunableEDSR(nn.Module):
             steps: list[nn.Module] = []
             cin = stream
             for name, r in shuffles(args).items():
-                steps += [conv(cin, r**2 * w[name], gated=gated, repeat=r**2), nn.PixelShuffle(r)]
+                steps += [conv(cin, r**2 * w[name], gates=gates, repeat=r**2), nn.PixelShuffle(r)]
                 cin = w[name]
             self.upsample = nn.Sequential(*steps)
             self.conv_last = conv(cin, 3)

@@ -16,6 +16,7 @@ from basicsr_ssl.config.errors import suggest
 from basicsr_ssl.config.registered import FilePath, Section, check_typed, fail, stage_kinds
 from basicsr_ssl.evaluation.result import COST_FIGURES, RESERVED
 from basicsr_ssl.pruning.cost import LR_SIZE
+from basicsr_ssl.pruning.options import PruningOptions
 
 # Marks a mapping in the JSON schema whose keys depend on its type.
 TYPED = 'typed'
@@ -162,29 +163,8 @@ class Train(Section):
         return self
 
 
-class Pruning(Section):
+class Pruning(PruningOptions, Section):
     """Which units go."""
-
-    ratio: float = Field(description='share of the budget to remove, at least 0 and below 1')
-    budget: Literal['units', 'params', 'macs'] = Field('units', description=(
-        'what the ratio is a share of; parameters and MACs are counted without the flow network'))
-    score: Literal['gate', 'l1', 'l2', 'random'] = Field('gate', description=(
-        "a unit's importance: magnitude of its gate, L1 or L2 norm of its weights, or chance"))
-    scope: Literal['global', 'local'] = Field('global', description='rank all units together, or take the same share '
-                                                                    'from every group')
-    relative: bool = Field(True, description="rank by l1 and l2 relative to the group's mean, so that layers whose "
-                                             'weights are small as a whole do not vanish first')
-    round_to: Positive = Field(1, description='widths become multiples of this')
-    min_keep: Positive = Field(1, description='least number of units that a group keeps')
-    lr_size: Size = Field(list(LR_SIZE), description='LR frame (height, width) at which MACs are counted')
-    seed: Count = Field(0, description='for the score random')
-
-    @field_validator('ratio')
-    @classmethod
-    def _share(cls, value: float) -> float:
-        if not 0 <= value < 1:
-            raise ValueError(f'is the share to remove and must be in [0, 1): at least 0 and below 1; got {value:g}')
-        return value
 
 
 class Val(Section):

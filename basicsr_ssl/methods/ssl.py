@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from basicsr_ssl.api import choose_units, with_gates
 from basicsr_ssl.methods.method import METHOD_REGISTRY, Kept, Method
+from basicsr_ssl.pruning.options import PruningOptions
 from basicsr_ssl.pruning.regularizers import GrowingL2, add_penalty_, selected_masks
 
 # A gate this small has been driven to zero: the unit's output is a hundredth of what it was.
@@ -62,7 +63,7 @@ class SSL(Method):
     def adjust_gradients(self, iteration: int) -> None:
         if self.kept is None and iteration > self.options['select_iter']:
             # the same on all processes, since their weights are the same
-            self.select(choose_units(self.net, **self.pruning))
+            self.select(choose_units(self.net, PruningOptions.of(**self.pruning)))
             get_root_logger().info(f'Iteration {iteration}: selected {self.count_selected():,} of '
                                    f'{sum(len(gate) for gate in self.gates.values()):,} gates for removal')
         if self.kept is not None:

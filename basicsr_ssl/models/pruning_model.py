@@ -14,6 +14,7 @@ from torch import nn
 from basicsr_ssl.api import choose_units, cut_network, network_cost
 from basicsr_ssl.files import write_text
 from basicsr_ssl.models.stage import Stage
+from basicsr_ssl.pruning.options import PruningOptions
 from basicsr_ssl.pruning.scores import score_units
 
 
@@ -34,7 +35,7 @@ class PruningModel(Stage):
         if selection and not learnt:
             get_root_logger().warning(f'{path} was trained to lose other units than the section pruning asks for; '
                                       'the units are chosen anew')
-        kept = selection['kept'] if selection and learnt else choose_units(net, **options)
+        kept = selection['kept'] if selection and learnt else choose_units(net, PruningOptions.of(**options))
         compact = cut_network(net, kept)
         before, after = (network_cost(network, options['lr_size']) for network in (net, compact))
         figures = {name: {'before': before[name], 'after': after[name], 'removed': 1 - after[name] / before[name]}
@@ -64,7 +65,7 @@ class PruningModel(Stage):
 
 def _largest_gate_removed(net: Any, kept: dict[str, list[int]]) -> float | None:
     """How far from zero the worst of the removed gates was; None for a network without gates."""
-    if not net.spec.gated:
+    if net.spec.gates not in ('scale', 'weight_norm'):
         return None
     scores = score_units(net.state_dict(), net.groups, 'gate')
     return max((float(values[unit]) for name, values in scores.items()

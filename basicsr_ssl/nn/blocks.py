@@ -59,17 +59,18 @@ class ResidualBlock(nn.Module):
         width: channels between the two convolutions.
         inputs: channels that ``conv1`` reads, ascending; None for all.
         outputs: channels that ``conv2`` adds to, ascending; None for all.
-        gated: gates on the output of ``conv1`` and, as the next two say, on its input and the output of ``conv2``.
+        gates: kind of the gates on the output of ``conv1`` and, as the next two say, on its input and the output of
+            ``conv2``; empty: none.
         gate_in, gate_out: which of these there are.
         scale: factor of what is added.
     """
 
     def __init__(self, channels: int, width: int, inputs: Sequence[int] | None = None,
-                 outputs: Sequence[int] | None = None, gated: bool = False, gate_in: bool = True,
-                 gate_out: bool = True, scale: float = 1) -> None:
+                 outputs: Sequence[int] | None = None, gates: str = '', gate_in: bool = True, gate_out: bool = True,
+                 scale: float = 1) -> None:
         super().__init__()
-        self.conv1 = conv(channels if inputs is None else len(inputs), width, gated=gated, gate_in=gated and gate_in)
-        self.conv2 = conv(width, channels if outputs is None else len(outputs), gated=gated and gate_out)
+        self.conv1 = conv(channels if inputs is None else len(inputs), width, gates=gates, gate_in=gate_in)
+        self.conv2 = conv(width, channels if outputs is None else len(outputs), gates=gates if gate_out else '')
         self.relu = nn.ReLU(inplace=True)
         self.inputs, self.outputs, self.scale = Channels(inputs), Channels(outputs), scale
 

@@ -122,7 +122,7 @@ def check_form(spec: Spec, dense: Iterable[Group]) -> None:
     if unknown:
         raise ValueError(f'no such group in this network: {", ".join(unknown[:5])} '
                          f'(it has {len(groups)}, for example {next(iter(groups), None)})')
-    if spec.gated and spec.widths:
+    if spec.gates not in ('', 'mask') and spec.widths:
         raise ValueError('a gated network has full widths: prune first or train the gates first, not both at once')
     for name, width in spec.widths.items():
         if not 1 <= width <= groups[name].size:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import get_args
 
 import torch
 from torch import Tensor
 
+from basicsr_ssl.pruning.gates import fold_gates
 from basicsr_ssl.pruning.groups import Group
-from basicsr_ssl.pruning.surgery import fold_gates
+from basicsr_ssl.pruning.options import Score
 
-SCORES = ('gate', 'l1', 'l2', 'random')
+SCORES = get_args(Score)
 
 
 def score_units(state: Mapping[str, Tensor], groups: Iterable[Group], method: str, seed: int = 0,
-                relative: bool = False) -> dict[str, Tensor]:
+                relative: bool = False, gates: str = 'scale') -> dict[str, Tensor]:
     """Score every unit of every group.
 
     - ``gate``: magnitude of the unit's gate, |g| (SSL's released code); summed, if it has several. Groups without gates
@@ -35,6 +37,7 @@ def score_units(state: Mapping[str, Tensor], groups: Iterable[Group], method: st
         relative: divide ``l1`` and ``l2`` by their group's mean (ours). A layer's weights may be small as a whole, as
             those of residual blocks are, without the layer being less important; ranked globally by their plain norms,
             such layers lose nearly everything before others lose anything.
+        gates: kind of the network's gates, if it has any.
 
     Returns:
         Group name to scores, float64 ``(size,)`` on the CPU.
@@ -62,7 +65,7 @@ def score_units(state: Mapping[str, Tensor], groups: Iterable[Group], method: st
             raise ValueError("score 'gate' cannot rank units whose gates are all equal: let the gates learn first "
                              "(sparsity: select_iter), or score by 'l1'")
     else:
-        state = fold_gates(state, groups)
+        state = fold_gates(state, groups, gates)
         scores = {group.name: _weight_score(state, group, method) for group in groups}
         if relative:
             scores = {name: values / values.mean().clamp_min(1e-300) for name, values in scores.items()}

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from fractions import Fraction
+from typing import get_args
 
 from torch import Tensor
 
+from basicsr_ssl.pruning.options import Scope
+
 Widths = dict[str, int]
-SCOPES = ('global', 'local')
-BUDGETS = ('units', 'params', 'macs')
+SCOPES = get_args(Scope)
 
 
 def select_units(scores: Mapping[str, Tensor], ratio: float, *, scope: str = 'global',
-                 cost: Callable[[Widths], float] | None = None, round_to: int = 1,
+                 cost: Callable[[Widths], float] | None = None, monotone: bool = True, round_to: int = 1,
                  min_keep: int = 1) -> dict[str, list[int]]:
     """Choose the units to keep.
 
@@ -28,6 +31,9 @@ def select_units(scores: Mapping[str, Tensor], ratio: float, *, scope: str = 'gl
         scope: ``'global'`` or ``'local'``.
         cost: cost of a network with these widths (parameters, multiply-accumulates). None counts units: then exactly
             ``round(ratio * N)`` of N units go (``local``: ``round(ratio * size)`` of each group), up to ``round_to``.
+        monotone: whether a narrower network never costs more, as with parameters and multiply-accumulates. A latency
+            may, where a width does not fit the machine: then every network of the line is priced, the whole one first,
+            until one meets the budget, instead of some dozen of them.
         round_to: widths become multiples of this (the nearest; a group that loses nothing keeps its width).
         min_keep: no group falls below this many units.
 
@@ -61,16 +67,20 @@ def select_units(scores: Mapping[str, Tensor], ratio: float, *, scope: str = 'gl
     else:
         price, target = cost, (1 - ratio) * cost(dict(sizes)) * (1 + 1e-12)
 
-    # The cost never rises along the line, so the first step that meets the budget is found by bisection.
-    low, high = 0, line.steps
-    if price(widths(high)) > target:
-        share = 1 - price(widths(high)) / price(dict(sizes))
+    if monotone:  # the budget is met from some step on, which bisection finds
+        chosen = widths(bisect_left(range(line.steps), True, key=lambda step: price(widths(step)) <= target))
+        least = price(chosen)
+    else:
+        chosen, least = dict(sizes), price(dict(sizes))
+        for step in range(1, line.steps + 1):
+            if least <= target:
+                break
+            if (narrower := widths(step)) != chosen:
+                chosen, least = narrower, min(least, price(narrower))
+    if least > target:
         raise ValueError(f'ratio {ratio} cannot be reached: with min_keep {min_keep} and round_to {round_to} at most '
-                         f'{share:.4f} can be removed; choose a smaller ratio or min_keep')
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if price(widths(middle)) <= target else (middle + 1, high)
-    return {name: sorted(ranked[name][sizes[name] - width:]) for name, width in widths(low).items()}
+                         f'{1 - least / price(dict(sizes)):.4f} can be removed; choose a smaller ratio or min_keep')
+    return {name: sorted(ranked[name][sizes[name] - width:]) for name, width in chosen.items()}
 
 
 class _GlobalLine:
@@ -79,15 +89,13 @@ class _GlobalLine:
     def __init__(self, scores: Mapping[str, Tensor], ranked: Mapping[str, list[int]], min_keep: int) -> None:
         removable = [(float(scores[name][unit]), name, unit)
                      for name, units in ranked.items() for unit in units[:max(0, len(units) - min_keep)]]
-        self.names = list(ranked)
-        self.order = [name for _, name, _ in sorted(removable)]
-        self.steps = len(self.order)
+        self.turns: dict[str, list[int]] = {name: [] for name in ranked}  # steps before which each group loses a unit
+        for turn, (_, name, _) in enumerate(sorted(removable)):
+            self.turns[name].append(turn)
+        self.steps = len(removable)
 
     def __call__(self, step: int) -> list[int]:
-        counts = dict.fromkeys(self.names, 0)
-        for name in self.order[:step]:
-            counts[name] += 1
-        return list(counts.values())
+        return [bisect_left(turns, step) for turns in self.turns.values()]
 
 
 class _LocalLine:

@@ -14,53 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from basicsr_ssl.pruning.gates import fold_gates, mask_name
 from basicsr_ssl.pruning.groups import Group, check_kept
 from basicsr_ssl.pruning.spec import Spec
 
 StateDict = Mapping[str, Tensor]
-
-
-def fold_gates(state: StateDict, groups: Iterable[Group]) -> dict[str, Tensor]:
-    """Multiply every gate into the weights it scales, and drop the gates. The function computed stays the same.
-
-    Args:
-        state: state dict of a gated network; one without gates is returned as it is (a shallow copy).
-    """
-    state = dict(state)
-    gates = {}
-    for group in groups:
-        for s in group.slices:
-            if s.gate is None or s.gate not in state:
-                continue
-            gates[s.gate] = None
-            param = state[s.param]
-            index = s.indices(range(group.size)).to(param.device)
-            shape = [-1 if dim == s.dim else 1 for dim in range(param.dim())]
-            scale = torch.ones(param.shape[s.dim], dtype=param.dtype, device=param.device)
-            scale[index] = state[s.gate].detach().to(param.dtype).repeat_interleave(s.repeat)
-            state[s.param] = param * scale.view(shape)
-    for name in gates:
-        del state[name]
-    return state
-
-
-def close_gates(state: StateDict, groups: Iterable[Group], kept: Mapping[str, Sequence[int]]) -> dict[str, Tensor]:
-    """A gated state dict in which the gates of all units that are not kept are exactly 0.
-
-    Raises:
-        ValueError: see ``check_kept``; or units of a group without gates are to be closed.
-    """
-    state, groups = dict(state), list(groups)
-    kept = check_kept(groups, kept)
-    for group in groups:
-        if not group.gates and len(kept[group.name]) < group.size:
-            raise ValueError(f'group {group.name} has no gates to close; keep all of its units, or cut them')
-        for gate in group.gates:
-            mask = torch.zeros_like(state[gate])
-            mask[kept[group.name]] = 1
-            # where, not a product: 0 * inf and 0 * nan would not close
-            state[gate] = torch.where(mask.bool(), state[gate], torch.zeros_like(mask))
-    return state
 
 
 def cut(state: StateDict, spec: Spec, groups: Iterable[Group],
@@ -75,15 +33,16 @@ def cut(state: StateDict, spec: Spec, groups: Iterable[Group],
             named keep all.
 
     Returns:
-        The compact network's state dict (new tensors, gates folded) and its spec; ``index`` refers to the channels of
-        the full layer, also when an already compact network is cut again.
+        The compact network's state dict (new tensors, gates of units folded, masks cut with their weights) and its
+        spec; ``index`` refers to the channels of the full layer, also when an already compact network is cut again.
 
     Raises:
         ValueError: see ``check_kept``.
     """
     groups = list(groups)
     kept = check_kept(groups, kept)
-    state = fold_gates(state, groups)
+    masked = spec.gates == 'mask'
+    state = dict(state) if masked else fold_gates(state, groups, spec.gates)
     widths, index = dict(spec.widths), {name: list(units) for name, units in spec.index.items()}
     # Masks first, cutting last: slices of one or of several groups may share a parameter's dimension (packed qkv, the
     # halves of a concatenation), and their offsets refer to the uncut parameter.
@@ -101,6 +60,7 @@ def cut(state: StateDict, spec: Spec, groups: Iterable[Group],
             full = index.get(group.name, range(group.size))
             index[group.name] = [full[u] for u in units]
     for (param, dim), mask in keep.items():
-        state[param] = state[param].index_select(dim, mask.nonzero().flatten().to(state[param].device))
+        for name in {param, mask_name(param)} & state.keys():
+            state[name] = state[name].index_select(dim, mask.nonzero().flatten().to(state[name].device))
     state = {name: tensor.detach().clone() for name, tensor in state.items()}
-    return state, Spec(spec.arch, spec.args, widths, index, gated=False)
+    return state, Spec(spec.arch, spec.args, widths, index, 'mask' if masked else '')

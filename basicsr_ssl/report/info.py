@@ -57,7 +57,7 @@ def describe(path: str | os.PathLike, param_key: str | None = None) -> dict[str,
     with torch.device('meta'):
         full: Any = build_network(replace(spec, widths={}, index={}))
     sizes = {group.name: group.size for group in full.groups}
-    selected = _mapping(_mapping(provenance.get('selection') or provenance).get('kept')) if spec.gated else {}
+    selected = _mapping(_mapping(provenance.get('selection') or provenance).get('kept')) if spec.gates else {}
     return {
         'file': os.fspath(path), 'size': os.path.getsize(path), 'sha256': file_sha256(path),
         'checksum': found.checksum, 'param_keys': list(found.choices),

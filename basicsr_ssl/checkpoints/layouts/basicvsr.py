@@ -32,7 +32,7 @@ def read(state: State, lists: Mapping[str, Any] | None) -> Found:
     if lists is None and not _is_pruned(state, spec):
         return Found(spec, state, doubtful=doubtful, untold=('act',))
     spec, state, more = read_ssl(state, spec, lists)
-    return Found(spec, state, f'SSL authors, {"not pruned yet" if spec.gated else "pruned"}',
+    return Found(spec, state, f'SSL authors, {"not pruned yet" if spec.gates else "pruned"}',
                  {**more, 'method': 'SSL, by its authors'}, doubtful)
 
 
@@ -45,7 +45,7 @@ def to_basicsr(net: nn.Module) -> State:
     spec: Any = net.spec
     args = spec.args
     if refused := [what for what, there in {
-        'gates (prune first, or train on without them)': spec.form == 'gated',
+        'gates (prune first, or train on without them)': bool(spec.gates),
         'pruned widths (keep it as safetensors)': spec.form == 'compact',
         'act: relu (the SSL networks)': args['act'] != 'lrelu',
         f'scale {args["scale"]}, only 4': args['scale'] != 4,

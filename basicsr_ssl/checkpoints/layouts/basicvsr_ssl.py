@@ -69,7 +69,7 @@ def read_ssl(state: State, dense: Spec, lists: Mapping[str, Any] | None) -> tupl
         if not gated:
             raise ValueError('a pruned network without the lists of what was kept (kept_wg, kept_wg_pre); import the '
                              'model_prune_final.pt of the same training, which has them')
-        return Spec(dense.arch, args, gated=True), state, {}
+        return Spec(dense.arch, args, gates='scale'), state, {}
 
     tables = {name: _table(lists, name) for name in ('kept_wg', 'pruned_wg', 'kept_wg_pre', 'pruned_wg_pre')
               if name != 'pruned_wg_pre' or name in lists}
@@ -78,7 +78,7 @@ def read_ssl(state: State, dense: Spec, lists: Mapping[str, Any] | None) -> tupl
     _check_other_layers(tables, args, groups)
     kept = {name: _kept(tables, units) for name, units in groups.items()}
     if gated:
-        return Spec(dense.arch, args, gated=True), state, {'kept': kept}
+        return Spec(dense.arch, args, gates='scale'), state, {'kept': kept}
     fewer = {name: units for name, units in kept.items() if len(units) < groups[name].size}
     spec = Spec(dense.arch, args, {name: len(units) for name, units in fewer.items()},
                 {group.name: fewer[group.name] for group in group_table(Spec(dense.arch, args))
