@@ -109,9 +109,7 @@ def survives(fault: tuple[str, str, str]) -> str | None:
     if text.count(old) != 1:
         return f'its text stands {text.count(old)} times in {file}'
     with tempfile.TemporaryDirectory() as folder:
-        for part in ('basicsr_ssl', 'tests', 'options'):
-            shutil.copytree(ROOT / part, Path(folder, part))
-        shutil.copy(ROOT / 'pyproject.toml', folder)
+        shutil.copytree(ROOT, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns('.venv', '.git', '__pycache__'))
         Path(folder, 'basicsr_ssl', file).write_text(text.replace(old, new))
         command = [sys.executable, '-m', 'pytest', '-q', '-x', '-p', 'no:cacheprovider', '-m', 'not slow', *TESTS]
         done = subprocess.run(command, cwd=folder, capture_output=True, env={

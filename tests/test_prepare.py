@@ -202,14 +202,19 @@ def test_goes_on_after_an_interruption(vid4: Path) -> None:
 def test_ctrl_c_ends_all_processes_and_leaves_nothing_half_written(tmp_path: Path) -> None:
     folder = tmp_path / 'Vid4'
     write_set(BENCHMARKS['Vid4'], folder / 'GT')  # the whole one: a new process knows no smaller
-    command = [sys.executable, '-m', 'basicsr_ssl', 'prepare', 'vid4', '--root', str(tmp_path), '--workers', '2']
+    # with less of a busy machine than this process has, so that it cannot end before it is interrupted
+    command = ['nice', '-n', '19', sys.executable, '-m', 'basicsr_ssl', 'prepare', 'vid4', '--root', str(tmp_path),
+               '--workers', '2']
     process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                                text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
     try:
         end = time.monotonic() + 120
         while len(list(folder.glob('B*/*/*.png'))) < 8 and process.poll() is None and time.monotonic() < end:
             time.sleep(0.02)
+        os.killpg(process.pid, signal.SIGSTOP)
+        assert process.poll() is None and 8 <= len(list(folder.glob('B*/*/*.png'))) < 2 * 171
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: every process gets it
+        os.killpg(process.pid, signal.SIGCONT)
         out, error = process.communicate(timeout=120)
     finally:
         process.kill()
