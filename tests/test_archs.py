@@ -456,7 +456,7 @@ WIDTH = 'forward_trunk.main.2.0'
 BAD_ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     'scale': ({'scale': 3}, r'scale must be one of 2, 4, got 3'),
     'act': ({'act': 'gelu'}, r"act must be one of 'lrelu', 'relu', got 'gelu'"),
-    'flow': ({'flow': 'raft'}, r"flow must be one of 'spynet', 'none', got 'raft'"),
+    'flow': ({'flow': 'raft'}, r"flow must be one of 'spynet', 'spynet_small', 'none', got 'raft'"),
     'num_feat': ({'num_feat': 0}, r'num_feat must be at least 1, got 0'),
     'num_block': ({'num_block': 0}, r'num_block must be at least 1, got 0'),
     'tail_feat': ({'tail_feat': -1}, r'tail_feat must be at least 1, got -1'),

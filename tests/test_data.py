@@ -191,7 +191,7 @@ def test_mirroring_and_turning_are_the_same_for_all_frames_and_leave_the_photogr
         assert len(set(ways)) == 1
         seen.add(ways[0])
     assert len(seen) == 8
-    assert np.array_equal(dataset.source._pixels(tmp_path / 'one.png'), ramp())
+    assert np.array_equal(dataset.source.library.pixels(dataset.source.photos[0]), ramp())
 
 
 def test_test_clips_are_the_same_in_every_run():

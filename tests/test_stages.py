@@ -237,3 +237,19 @@ def test_an_interruption_changes_nothing(clips: Path, kind: str, iteration: int)
     seen = load_file(output())
     assert all(torch.equal(tensor, seen[name]) for name, tensor in whole.items())
     assert read_metadata(output()).get('selection') == selection
+
+
+def test_another_number_of_processes_would_train_on_other_batches(clips: Path,
+                                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    make('start.safetensors')
+    opt = stage(clips, 4, path={'pretrain_network_g': 'start.safetensors'})
+    assert run(opt) == 0
+    file = Path('experiments/run/training_states/4.state')
+    state = torch.load(file, weights_only=True)
+    assert state['world_size'] == 1
+    torch.save({**state, 'world_size': 2}, file)
+    opt['train'].update(total_iter=6, scheduler={'type': 'MultiStepLR', 'milestones': []})
+    assert run(opt, '--auto_resume') != 0
+    assert 'was written by a training with 2 process(es), this one has 1' in capsys.readouterr().err
+    torch.save({key: value for key, value in state.items() if key != 'world_size'}, file)  # of before it was noted
+    assert run(opt, '--auto_resume') == 0

@@ -173,14 +173,22 @@ DISTRIBUTED: dict[str, dict[str, Any]] = {
     'flow thawing': {'network_g': {'flow': 'spynet'}, 'train': {'fix_flow': 3, 'flow_lr_mul': 0.125}},
     'sparsity': {'model_type': 'SparsityLearningModel', 'pruning': {'ratio': 0.5, 'score': 'l1'}, 'path': {},
                  'sparsity': {'select_iter': 1, 'interval': 1, 'delta': 0.01}, 'train': {'gate_lr_mul': 10}},
+    'temporal finetuning, accumulated': {
+        'model_type': 'TemporalFinetuneModel', 'path': {'pretrain_network_teacher': 'teacher.safetensors'},
+        'train': {'accumulate': 2, 'temporal_opt': {'type': 'TemporalStateLoss', 'relative': False}}},
 }
 
 
 @pytest.mark.parametrize('stage', DISTRIBUTED.values(), ids=DISTRIBUTED)
 def test_two_processes_are_one_with_twice_the_batch(folder: Path, clips: Path, stage: dict[str, Any]) -> None:
     results = {}
+    torch.manual_seed(7)
+    save_network(PrunableBasicVSR(**{key: value for key, value in NETWORK.items() if key != 'type'}),
+                 folder / 'teacher.safetensors')
     for processes in (1, 2):
         opt = options(clips, name=f'with_{processes}', **stage)
+        if teacher := opt.get('path', {}).get('pretrain_network_teacher'):
+            opt['path'] = {'pretrain_network_teacher': str(folder / teacher)}
         opt['train']['total_iter'] = 4
         opt['datasets']['train']['batch_size_per_gpu'] = 4 // processes
         launch(folder, 'dist_train.sh', processes, opt)

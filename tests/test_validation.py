@@ -501,8 +501,8 @@ def test_other_errors_name_the_frame_and_the_remedy(tmp_path: Path) -> None:
     fails(ValueError, 'set: frame 00000000 of a: the network makes frames of 12 x 16, but GT has 24 x 32. Check scale',
           BicubicUpsampler(2), clips, 'set', *settings())
     (tmp_path / 'visualization').write_text('a file where a folder must be made')
-    fails(OSError, rf'cannot save {tmp_path}/visualization/set/a/00000000_run\.png: .*save_img: false', BicubicUpsampler(4), clips,
-          'set', *settings(tmp_path, save_img=True))
+    fails(OSError, rf'cannot save {tmp_path}/visualization/set/a/00000000_run\.png: .*save_img: false',
+          BicubicUpsampler(4), clips, 'set', *settings(tmp_path, save_img=True))
     broken: Any = tiny_net().eval()
     broken.conv_last.bias.data.fill_(float('nan'))
     fails(FloatingPointError, 'set: frame 00000000 of a: the output of the network is not finite', broken, clips,
@@ -601,10 +601,12 @@ class Flow(StandaloneSpyNet):
         return torch.stack([image.mean((1, 2, 3)) for image in (ref, supp)], 1)[..., None, None].expand(-1, -1, 2, 2)
 
 
-def pair(name: str, x: float, y: float, flow: list[list[list[float]]], valid: Any = None) -> dict[str, Any]:
-    item = {'name': name, 'ref': torch.full((3, 2, 2), float(x)), 'supp': torch.full((3, 2, 2), float(y)),
-            'flow': torch.tensor(flow, dtype=torch.float32)}
-    return item if valid is None else {**item, 'valid': torch.tensor(valid)}
+def pair(name: str, x: float, y: float, flow: list[list[list[float]]], known: Any = None) -> dict[str, Any]:
+    truth = torch.tensor(flow, dtype=torch.float32)
+    if known is not None:
+        truth = torch.where(torch.tensor(known) > 0, truth, math.nan)
+    return {'name': name, 'ref': torch.full((3, 2, 2), float(x)), 'supp': torch.full((3, 2, 2), float(y)),
+            'flow': truth}
 
 
 def test_end_point_error_by_hand() -> None:

@@ -11,10 +11,10 @@ import torch.nn.functional as F
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from basicsr_ssl.archs.spynet_arch import StandaloneSpyNet
+from basicsr_ssl.archs import spynet_arch
 from basicsr_ssl.nn.blocks import ResidualBlock, update_
 from basicsr_ssl.nn.gated import GatedConv2d, conv
-from basicsr_ssl.nn.spynet import AnySizeSpyNet
+from basicsr_ssl.nn.spynet import AnySizeSpyNet, SpyNetSize
 from basicsr_ssl.nn.warp import flow_warp
 from basicsr_ssl.pruning.cost import Conv
 from basicsr_ssl.pruning.gates import GATES, Gates
@@ -96,10 +96,14 @@ def layer_table(args: Mapping[str, Any], widths: Mapping[str, int]) -> list[Conv
         layers.append(Conv('upconv2', w['upconv1'], 4 * w['upconv2'], 3, area=4))
     layers += [Conv('conv_hr', w['upconv2' if scale == 4 else 'upconv1'], w['conv_hr'], 3, area=scale**2),
                Conv('conv_last', w['conv_hr'], 3, 3, area=scale**2)]
-    if args['flow'] == 'spynet':
+    if size := FLOW_SIZES[args['flow']]:
         layers += [replace(layer, name=f'spynet.{layer.name}', times=2 if args['bidirectional'] else 1)
-                  for layer in StandaloneSpyNet.layers]
+                   for layer in spynet_arch.layer_table(size)]
     return layers
+
+
+#: The SpyNet that each ``flow`` means.
+FLOW_SIZES: dict[str, SpyNetSize | None] = {'spynet': 'full', 'spynet_small': 'small', 'none': None}
 
 
 @ARCH_REGISTRY.register()
@@ -119,8 +123,9 @@ class PrunableBasicVSR(nn.Module):
         bidirectional: False leaves out the backward trunk and ``fusion``; then frames can be streamed.
         act: activation of the tail and after each trunk's first convolution: ``'lrelu'`` (slope 0.1, BasicSR) or
             ``'relu'`` (the released SSL networks).
-        flow: ``'spynet'``, or ``'none'`` to propagate features without alignment.
-        spynet_path: weights of SPyNet as BasicSR saves them, read at construction.
+        flow: ``'spynet'``, ``'spynet_small'`` (a ninth of it), or ``'none'``: features are propagated without
+            alignment.
+        spynet_path: file of a SpyNet of that size, read at construction.
         gates: kind of the gates of the prunable convolutions, see ``pruning/gates.py``; empty: none. Those of units go
             with full widths only.
         widths: units kept by group name; groups not named are full.
@@ -139,14 +144,14 @@ class PrunableBasicVSR(nn.Module):
 
     def __init__(self, num_feat: int = 64, num_block: int = 30, tail_feat: int = 64, scale: Literal[2, 4] = 4,
                  bidirectional: bool = True, act: Literal['lrelu', 'relu'] = 'lrelu',
-                 flow: Literal['spynet', 'none'] = 'spynet', spynet_path: str | None = None, gates: Gates = '',
-                 widths: Mapping[str, int] | None = None, index: Mapping[str, Sequence[int]] | None = None,
-                 gated: bool = False) -> None:
+                 flow: Literal['spynet', 'spynet_small', 'none'] = 'spynet', spynet_path: str | None = None,
+                 gates: Gates = '', widths: Mapping[str, int] | None = None,
+                 index: Mapping[str, Sequence[int]] | None = None, gated: bool = False) -> None:
         super().__init__()
         _one_of('scale', scale, (2, 4))
         _one_of('bidirectional', bidirectional, (True, False))
         _one_of('act', act, ('lrelu', 'relu'))
-        _one_of('flow', flow, ('spynet', 'none'))
+        _one_of('flow', flow, tuple(FLOW_SIZES))
         gates = gates or ('scale' if gated else '')
         _one_of('gates', gates, ('', *GATES))
         for name, value in (('num_feat', num_feat), ('num_block', num_block), ('tail_feat', tail_feat)):
@@ -160,7 +165,8 @@ class PrunableBasicVSR(nn.Module):
         check_form(self.spec, group_table(Spec(self.spec.arch, args)))
 
         w = {**full, **widths}
-        self.spynet = _load_spynet(spynet_path) if flow == 'spynet' else None
+        size = FLOW_SIZES[flow]
+        self.spynet = _flow_network(size, spynet_path) if size else None
         for trunk in trunk_names(args):
             self.add_module(trunk, Trunk(trunk, num_feat, num_block, _activation(act), w, self.spec.index, gates))
         if bidirectional:
@@ -398,17 +404,22 @@ def read_network(source: str) -> nn.Module:
     raise NotImplementedError(f'no reader for {source}: import basicsr_ssl')
 
 
-def _load_spynet(path: str | None) -> AnySizeSpyNet:
+def _flow_network(size: SpyNetSize, path: str | None) -> AnySizeSpyNet:
+    net = AnySizeSpyNet(size)
     if path is None:
-        return AnySizeSpyNet()
+        return net
     try:
-        spynet = read_network(path)
+        found: Any = read_network(path)
     except ValueError as error:
         raise ValueError(f'spynet_path: {path} does not hold the weights of SpyNet: {error}') from error
-    if not isinstance(spynet, AnySizeSpyNet):
-        raise ValueError(f'spynet_path: {path} does not hold the weights of SpyNet but a {type(spynet).__name__}: name '
+    if not isinstance(found, AnySizeSpyNet):
+        raise ValueError(f'spynet_path: {path} does not hold the weights of SpyNet but a {type(found).__name__}: name '
                          'that as path: pretrain_network_g, it brings its own flow network')
-    return spynet.float().train()
+    if found.size != size:
+        flow = next(flow for flow, other in FLOW_SIZES.items() if other == found.size)
+        raise ValueError(f'spynet_path: {path} holds a SpyNet of the size {found.size}: set flow: {flow}')
+    net.load_state_dict(found.state_dict())
+    return net
 
 
 def _one_of(name: str, value: object, choices: tuple) -> None:

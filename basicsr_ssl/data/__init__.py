@@ -1,3 +1,3 @@
 """Frames in: degradations, datasets and the loader that resumes exactly. Importing registers the datasets."""
 
-from basicsr_ssl.data import clips_dataset, images_dataset  # noqa: F401
+from basicsr_ssl.data import clips_dataset, flow_dataset, images_dataset  # noqa: F401

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import random
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import skimage
 import torch
 from basicsr.data.transforms import augment
-from basicsr.utils import get_root_logger, img2tensor
+from basicsr.utils import img2tensor
 from basicsr.utils.registry import DATASET_REGISTRY
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -40,13 +39,9 @@ from basicsr_ssl.data.degradations import Degradation, degrade
 from basicsr_ssl.data.frames import (
     DatasetError,
     LazyFrames,
-    existing_folder,
-    find_clips,
     image_size,
-    list_images,
     read_frame,
     read_image,
-    shortened,
 )
 from basicsr_ssl.data.loader import FreshLists
 from basicsr_ssl.data.options import (
@@ -58,72 +53,24 @@ from basicsr_ssl.data.options import (
     MovingPhotosTestOptions,
     PhotoSourceOptions,
 )
-
-_PHOTO_CACHE_BYTES = 512 << 20  # decoded photographs kept per process
-
-
-class Photo(NamedTuple):
-    """A photograph: its name in keys and results, and its file."""
-    name: str
-    path: Path
+from basicsr_ssl.data.photographs import Photo, Photographs
 
 
 class _PhotoClips:
-    """The photographs that the options name, and clips of them."""
+    """Clips of the photographs that the options name."""
 
     def __init__(self, options: PhotoSourceOptions, window: tuple[int, int]) -> None:
         self.options = options
         self.window = window
-        self.photos = self._shipped() + self._from_folder()
-        self._cache: dict[Path, np.ndarray] = {}
-        self._cached_bytes = 0
+        self.library = Photographs(options.name, options.photos, options.dataroot_gt, self._too_small, 'gt_size')
+        self.photos = self.library.photos
 
     def clip(self, photo: Photo, uniform: Uniform) -> np.ndarray:
         """(t, h, w, 3) uint8 RGB frames along a random path."""
-        options, pixels = self.options, self._pixels(photo.path)
+        options, pixels = self.options, self.library.pixels(photo)
         maps = camera_path(options.num_frame, self.window, (pixels.shape[0], pixels.shape[1]), options.max_speed,
                            options.max_rotation, (options.zoom[0], options.zoom[1]), uniform)
         return render(pixels, maps, self.window)
-
-    def _pixels(self, path: Path) -> np.ndarray:
-        if path in self._cache:
-            return self._cache[path]
-        pixels = read_image(path)
-        if self._cached_bytes + pixels.nbytes <= _PHOTO_CACHE_BYTES:
-            self._cache[path] = pixels
-            self._cached_bytes += pixels.nbytes
-        return pixels
-
-    def _shipped(self) -> list[Photo]:
-        """Those of ``photos``; one that is too small is an error, since it was asked for by name."""
-        folder = Path(skimage.__file__).parent / 'data'
-        shipped = {Path(name).stem: folder / name for name in list_images(folder)}
-        if missing := [name for name in self.options.photos if name not in shipped]:
-            raise DatasetError(f'photos: the installed scikit-image ships no {", ".join(missing)}; it has '
-                               f'{", ".join(shipped)}')
-        photos = [Photo(name, shipped[name]) for name in self.options.photos]
-        for photo in photos:
-            if message := self._too_small(photo):
-                raise DatasetError(f'photos: {message}. Take it out, or lower gt_size')
-        return photos
-
-    def _from_folder(self) -> list[Photo]:
-        """Those of ``dataroot_gt``; the small ones are left out, and the log says how many."""
-        if self.options.dataroot_gt is None:
-            return []
-        root = existing_folder(self.options.dataroot_gt, 'dataroot_gt')
-        photos = [Photo((Path(folder) / name).with_suffix('').as_posix(), root / folder / name)
-                  for folder, names in find_clips(root).items() for name in names]
-        if not photos:
-            raise DatasetError(f'dataroot_gt: there is no image in {root}. Put photographs (PNG, JPEG) there')
-        small = {photo: message for photo in photos if (message := self._too_small(photo))}
-        if len(small) == len(photos):
-            raise DatasetError(f'dataroot_gt: all {len(photos)} photographs in {root} are too small: '
-                               f'{next(iter(small.values()))}. Lower gt_size, or use larger photographs')
-        if small:
-            get_root_logger().info(f'{self.options.name}: {len(small)} of {len(photos)} photographs in {root} are left '
-                                   f'out as too small: {shortened([photo.name for photo in small])}')
-        return [photo for photo in photos if photo not in small]
 
     def _too_small(self, photo: Photo) -> str | None:
         height, width = image_size(photo.path)

@@ -115,6 +115,34 @@ class MovingPhotosTestOptions(PhotoSourceOptions):
         return self
 
 
+class SyntheticFlowOptions(DiskOptions):
+    """Keys of SyntheticFlowDataset and SyntheticFlowTestDataset: pairs of frames with known motion, of photographs."""
+
+    photos: list[str] = Field([], description='Photographs that scikit-image ships inside its package, by name, e.g. '
+                              'astronaut.')
+    dataroot_gt: str | None = Field(None, description='Folder of photographs, searched with its subfolders.')
+    frame_size: list[int] = Field(min_length=2, max_length=2, description='Size of a frame in pixels, [height, width]; '
+                                  'multiples of 32.')
+    max_motion: float = Field(24.0, gt=0.1, description='Bound of the translation of camera and objects, in pixels.')
+    max_objects: int = Field(4, ge=0, description='Objects before the background: at random up to this many.')
+
+    @model_validator(mode='after')
+    def _check(self) -> SyntheticFlowOptions:
+        if not self.photos and self.dataroot_gt is None:
+            raise ValueError('no photographs: give photos (names shipped with scikit-image), dataroot_gt (a folder), '
+                             'or both')
+        if min(self.frame_size) < 32 or any(side % 32 for side in self.frame_size):
+            raise ValueError(f'frame_size must be [height, width], multiples of 32, got {self.frame_size}')
+        return self
+
+
+class SyntheticFlowTestOptions(SyntheticFlowOptions):
+    """Keys of SyntheticFlowTestDataset: the same pairs in every run."""
+
+    pairs_per_photo: int = Field(1, ge=1, description='Pairs that have each photograph as their background.')
+    seed: int = Field(0, description='Another seed gives other motion.')
+
+
 class FrameSourceOptions(DiskOptions):
     """Keys that say where frames lie."""
 

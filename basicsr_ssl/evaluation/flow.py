@@ -25,8 +25,8 @@ def measure_flow(net: nn.Module, dataset: Any, dataset_name: str, val: Mapping[s
     Args:
         net: in eval mode, on the device of ``run``; ``net(ref, supp)`` gives the flow (b, 2, h, w) that aligns
             ``supp`` to ``ref``.
-        dataset: items ``{'ref', 'supp': (3, h, w) in [0, 1], 'flow': (2, h, w) in pixels, x before y, 'name'}`` and
-            optionally ``'valid'`` (h, w), nonzero where the flow is known.
+        dataset: items ``{'ref', 'supp': (3, h, w) in [0, 1], 'flow': (2, h, w) in pixels, x before y, 'name'}``; the
+            flow is NaN where it is not known.
 
     Returns:
         Metrics ``epe`` and, of a flow that is zero everywhere, ``epe_of_zero_flow``; every pair is a clip of one frame.
@@ -50,7 +50,7 @@ def measure_flow(net: nn.Module, dataset: Any, dataset_name: str, val: Mapping[s
                              f'{tuple(truth.shape)}')
         if not flow.isfinite().all():
             raise FloatingPointError(f'{where}: the output of the network is not finite')
-        known = item.get('valid', torch.ones(truth.shape[1:])).to(device) > 0
+        known = truth.isfinite().all(dim=0)
         if not known.any():
             raise ValueError(f'{where}: of no pixel the true flow is known; leave it out')
         if name in measured:

@@ -1,3 +1,4 @@
+from basicsr_ssl.losses.flow_loss import MultiScaleEndPointLoss
 from basicsr_ssl.losses.temporal_loss import TemporalStateLoss
 
-__all__ = ['TemporalStateLoss']
+__all__ = ['MultiScaleEndPointLoss', 'TemporalStateLoss']

@@ -73,8 +73,8 @@ def _input_network(opt: Mapping[str, Any]) -> Any:
     own, given = fresh.spec.args, net.spec.args
     if net.spec.form == 'dense' and net.spec.arch == fresh.spec.arch:
         given = {**given, **{key: own[key] for key in getattr(net, 'pruning_args', ())}}
-    different = [f'{key}: {given.get(key)!r} in the file, {own[key]!r} in network_g'
-                 for key in own if own[key] != given.get(key)]
+    different = [f'{key}: {given.get(key)!r} in the file, {own.get(key)!r} in network_g'
+                 for key in {**own, **given} if own.get(key) != given.get(key)]
     if net.spec.arch != fresh.spec.arch or different:
         raise ValueError(f'path: pretrain_network_g: {path} holds another network than network_g describes '
                          f'({"; ".join(different) or net.spec.arch}). Correct network_g, or leave it out: the file '
@@ -105,8 +105,7 @@ def read_teacher(opt: Mapping[str, Any], student: Any) -> Any:
 def _check_task(net: Any, opt: Mapping[str, Any]) -> None:
     """Raises ValueError if the network is for other samples than the datasets have: flow, say, and not clips."""
     for phase, options in opt.get('datasets', {}).items():
-        kind = options['parts'][0]['type'] if options.get('parts') else options['type']
-        made_for = getattr(BASICSR_OPTIONS.get(kind, DATASET_REGISTRY.get(kind)), 'task', 'clip')
+        made_for = _task_of_data(options)
         # a test set of images is one of clips of one frame
         fits = net.task == made_for if phase == 'train' else (net.task == 'flow') == (made_for == 'flow')
         if not fits:
@@ -114,3 +113,14 @@ def _check_task(net: Any, opt: Mapping[str, Any]) -> None:
             raise ValueError(f'datasets: {phase}: {options["type"]} is for networks of the task {made_for}, but '
                              f'{opt["path"].get("pretrain_network_g") or "network_g"} holds a {type(net).__name__}, of '
                              f'the task {net.task}{flow}')
+
+
+def _task_of_data(options: Mapping[str, Any]) -> str:
+    """The task that a dataset says it is for, or that its parts say."""
+    name = options['type']
+    kind = BASICSR_OPTIONS.get(name) or DATASET_REGISTRY.get(name)
+    tasks = {_task_of_data(part) for part in options.get('parts') or ()} or {getattr(kind, 'task', 'clip')}
+    if len(tasks) > 1:
+        raise ValueError(f'{options["name"]}: the parts of a {options["type"]} must be for one task, not for '
+                         f'{" and ".join(sorted(tasks))}')
+    return tasks.pop()

@@ -1,12 +1,34 @@
-"""BasicSR's SPyNet, for frames of any size."""
+"""SPyNet, of BasicSR's size and smaller, for frames of any size."""
 
 from __future__ import annotations
+
+from itertools import pairwise
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from basicsr.archs.arch_util import flow_warp
 from basicsr.archs.spynet_arch import SpyNet
-from torch import Tensor
+from torch import Tensor, nn
+
+LEVELS = 6
+
+SpyNetSize = Literal['full', 'small']
+
+
+class LevelSize(NamedTuple):
+    """Of the five convolutions of a level: channels between them, and their kernels' side."""
+    hidden: tuple[int, int, int, int]
+    kernel: int
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """With what goes in, two frames and a flow, and the flow that comes out."""
+        return (8, *self.hidden, 2)
+
+
+#: ``full`` is the published network; ``small`` has a ninth of its parameters and multiply-accumulates
+SIZES: dict[SpyNetSize, LevelSize] = {'full': LevelSize((32, 64, 32, 16), 7), 'small': LevelSize((16, 24, 16, 8), 5)}
 
 
 class AnySizeSpyNet(SpyNet):
@@ -14,20 +36,53 @@ class AnySizeSpyNet(SpyNet):
 
     There the coarsest of its six levels is one pixel high or wide, and BasicSR starts from a flow of half that size,
     which is empty. Starting from a zero flow of the level's own size is the same for larger frames.
+
+    Args:
+        size: see ``SIZES``.
     """
 
     constant_buffers = ('mean', 'std')  # the same in every network: some files leave them out
 
+    def __init__(self, size: SpyNetSize = 'full') -> None:
+        super().__init__()
+        if size != 'full':
+            self.basic_module = nn.ModuleList(_Level(SIZES[size]) for _ in range(LEVELS))
+        self.size: SpyNetSize = size
+
     def process(self, ref: Tensor, supp: Tensor) -> Tensor:
         """Flow (b, 2, h, w) that aligns ``supp`` to ``ref``, both (b, 3, h, w) with sides that are multiples of 32."""
-        pyramid = [torch.cat((self.preprocess(ref), self.preprocess(supp)))]
-        for _ in range(5):
-            pyramid.append(F.avg_pool2d(pyramid[-1], 2))
-        flow = ref.new_zeros(len(ref), 2, *pyramid[-1].shape[-2:])
-        for level, frames in enumerate(reversed(pyramid)):
+        return self.pyramid(ref, supp)[-1]
+
+    def pyramid(self, ref: Tensor, supp: Tensor) -> list[Tensor]:
+        """The flows of all levels, from coarse to fine: (b, 2, h/32, w/32) in pixels of that size, ..., (b, 2, h, w).
+
+        Args:
+            ref, supp: (b, 3, h, w), sides multiples of 32.
+        """
+        frames = [torch.cat((self.preprocess(ref), self.preprocess(supp)))]
+        for _ in range(LEVELS - 1):
+            frames.append(F.avg_pool2d(frames[-1], 2))
+        flows = []
+        flow = ref.new_zeros(len(ref), 2, *frames[-1].shape[-2:])
+        for level, both in enumerate(reversed(frames)):
             if level > 0:
                 flow = 2 * F.interpolate(flow, scale_factor=2, mode='bilinear', align_corners=True)
-            one, other = frames.chunk(2)
+            one, other = both.chunk(2)
             warped = flow_warp(other, flow.permute(0, 2, 3, 1), padding_mode='border')
             flow = flow + self.basic_module[level](torch.cat((one, warped, flow), 1))
-        return flow
+            flows.append(flow)
+        return flows
+
+
+class _Level(nn.Module):
+    """The convolutions of one level, named as BasicSR names its own."""
+
+    def __init__(self, size: LevelSize) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        for cin, cout in pairwise(size.channels):
+            layers += [nn.Conv2d(cin, cout, size.kernel, padding=size.kernel // 2), nn.ReLU()]
+        self.basic_module = nn.Sequential(*layers[:-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.basic_module(x)

@@ -26,9 +26,9 @@ def read(state: State, lists: Mapping[str, Any] | None) -> Found:
     """
     spec = _dense(state)
     # every project's BasicVSR has all of it; lists of kept units name the layers that there should be
-    doubtful = {} if lists is not None else {argument: tensors for argument, (whole, tensors) in {
-        'flow': ('spynet', 'spynet.*'), 'scale': (4, 'upconv2.*'), 'bidirectional': (True, 'backward_trunk.*'),
-    }.items() if spec.args[argument] != whole}
+    doubtful = {} if lists is not None else {argument: tensors for argument, (without, tensors) in {
+        'flow': ('none', 'spynet.*'), 'scale': (2, 'upconv2.*'), 'bidirectional': (False, 'backward_trunk.*'),
+    }.items() if spec.args[argument] == without}
     if lists is None and not _is_pruned(state, spec):
         return Found(spec, state, doubtful=doubtful, untold=('act',))
     spec, state, more = read_ssl(state, spec, lists)
@@ -50,7 +50,8 @@ def to_basicsr(net: nn.Module) -> State:
         'act: relu (the SSL networks)': args['act'] != 'lrelu',
         f'scale {args["scale"]}, only 4': args['scale'] != 4,
         'network that is not bidirectional': not args['bidirectional'],
-        'network without a flow network': args['flow'] != 'spynet',
+        'network without a flow network': args['flow'] == 'none',
+        'small flow network': args['flow'] == 'spynet_small',
         f'tail_feat {args["tail_feat"]}, only 64': args['tail_feat'] != 64,
     }.items() if there]:
         raise ValueError(f'whose class knows no {", no ".join(refused)}')
@@ -88,8 +89,13 @@ def _dense(state: State) -> Spec:
         'scale': 4 if 'upconv2.weight' in state else 2,
         'bidirectional': 'backward_trunk.main.0.weight' in state,
         'act': 'lrelu',
-        'flow': 'spynet' if any(name.startswith('spynet.') for name in state) else 'none',
+        'flow': _flow(state),
     })
+
+
+def _flow(state: State) -> str:
+    own = {name.removeprefix('spynet.'): tensor for name, tensor in state.items() if name.startswith('spynet.')}
+    return 'none' if not own else 'spynet_small' if spynet.size_of(own) == 'small' else 'spynet'
 
 
 def _from_mmagic(name: str) -> str:

@@ -15,21 +15,33 @@ from basicsr.archs.spynet_arch import SpyNet
 from torch import nn
 
 from basicsr_ssl.checkpoints.layouts.layout import Found, Layout, State
+from basicsr_ssl.nn.spynet import SIZES, SpyNetSize
 from basicsr_ssl.pruning.spec import Spec
 
 
 def read(state: State, lists: Mapping[str, Any] | None) -> Found:
-    """It has no arguments, and is not pruned."""
+    """It is not pruned."""
     del lists
-    return Found(Spec('StandaloneSpyNet'), state)
+    size = size_of(state)
+    return Found(Spec('StandaloneSpyNet', {} if size == 'full' else {'size': size}), state)
+
+
+def size_of(state: State) -> SpyNetSize:
+    """The size of a SpyNet by its first kernel; ``full`` if that is none of ours, so that the misfit is told."""
+    first = state.get('basic_module.0.basic_module.0.weight')
+    sides = first.shape[2:] if first is not None and first.dim() == 4 else ()
+    small = SIZES['small'].kernel
+    return 'small' if sides == (small, small) else 'full'
 
 
 def to_basicsr(net: nn.Module) -> State:
     """The weights as BasicSR's ``SpyNet`` loads them.
 
     Raises:
-        ValueError: mean and std are not BasicSR's.
+        ValueError: it is a small one, or mean and std are not BasicSR's.
     """
+    if size_of(net.state_dict()) != 'full':
+        raise ValueError('whose class knows no small SpyNet')
     own, theirs = net.state_dict(), SpyNet().state_dict()
     if not all(own[name].equal(theirs[name]) for name in ('mean', 'std')):
         raise ValueError('whose class knows no other mean and std')
