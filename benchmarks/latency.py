@@ -18,7 +18,7 @@ from torch import nn
 from basicsr_ssl import load_network, prune_network
 from basicsr_ssl.api import network_cost
 from basicsr_ssl.archs import PrunableBasicVSR
-from basicsr_ssl.report.profile import measure_latency
+from basicsr_ssl.latency import measure_latency
 from basicsr_ssl.report.summary import format_summary
 
 RATIO = 0.7276  # SSL's: 337.8 G to 92 G multiply-accumulates

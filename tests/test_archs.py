@@ -210,7 +210,7 @@ def test_streamed_clip_equals_forward_bit_for_bit(args: dict[str, Any], dtype: t
         with torch.no_grad():
             whole = net(x)
         for keep in ('device', 'host'):
-            frames = list(net.stream(x, keep))
+            frames = list(net.stream(iter(x.unbind(1)), keep))
             assert not any(frame.requires_grad for frame in frames)
             assert torch.equal(torch.stack(frames, 1), whole)
         assert torch.equal(x, before)
@@ -233,6 +233,37 @@ def test_stream_of_one_frame_and_of_an_unknown_place() -> None:
         assert torch.equal(next(net.stream(x)), net(x)[:, 0])
     with pytest.raises(ValueError, match=r"keep must be one of 'device', 'host', got 'disk'"):
         next(net.stream(x, 'disk'))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize('flow', ['none', 'spynet'])
+def test_steps_equal_forward(flow: str) -> None:
+    dense = tiny_net(bidirectional=False, flow=flow).double()
+    x = clip(6, batch=2, dtype=torch.float64)
+    for net in (dense, cut_network(dense, some_units(dense))):
+        output, states = net(x, return_states=True)
+        state: Any = None
+        for i in range(6):
+            given = None if state is None else [tensor.clone() for tensor in state]
+            frame, new = net.step(x[:, i], state)
+            assert given is None or all(map(torch.equal, state, given))
+            state = new
+            torch.testing.assert_close(frame, output[:, i].detach(), rtol=0, atol=1e-12)
+            torch.testing.assert_close(state[1], states['forward'][:, i].detach(), rtol=0, atol=1e-12)
+            assert not frame.requires_grad
+
+
+def test_a_bidirectional_network_takes_no_steps() -> None:
+    with pytest.raises(ValueError, match='a bidirectional network needs the frames to come: use stream'):
+        tiny_net().step(clip(1)[:, 0])
+
+
+def test_a_unidirectional_stream_takes_frames_when_it_needs_them() -> None:
+    taken = []
+    stream = tiny_net(bidirectional=False, flow='spynet').stream(
+        taken.append(i) or frame for i, frame in enumerate(clip(4).unbind(1)))
+    for i in range(4):
+        next(stream)
+        assert taken == list(range(i + 1))
 
 
 def test_streamed_bicubic_frames_are_those_of_the_clip() -> None:
@@ -345,9 +376,9 @@ def test_inference_in_place_changes_neither_input_nor_result(form: str, flow: st
     x = clip(7, dtype=torch.float64)  # more frames than flows are estimated at once
     before = x.clone()
     with torch.no_grad():
-        first, states = net(x, return_states=True)
+        states = net.hidden_states(x)
         held = {name: state.clone() for name, state in states.items()}
-        second = net(x)
+        first, second = torch.stack(list(net.stream(x)), 1), net(x)
     trained, trained_states = net(x, return_states=True)
     assert torch.equal(x, before)
     assert torch.equal(first, second)

@@ -120,6 +120,17 @@ def test_output_equals_the_slow_forward(args: dict[str, Any], grad: bool) -> Non
     torch.testing.assert_close(out.detach(), forward_slowly(net.state_dict(), net.spec.args, x), rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize('args', VARIANTS.values(), ids=VARIANTS)
+def test_streamed_images_equal_forward_bit_for_bit(args: dict[str, Any]) -> None:
+    dense = tiny_edsr(**args).double()
+    images = [image(), image(5, 8)]
+    before = [x.clone() for x in images]
+    for net in (dense, cut_network(dense, some_units(dense))):
+        for streamed, x in zip(net.stream(iter(images)), images):
+            assert torch.equal(streamed, net(x)) and not streamed.requires_grad
+    assert all(map(torch.equal, images, before))
+
+
 # ---- gated and compact
 
 @pytest.mark.parametrize('args', VARIANTS.values(), ids=VARIANTS)

@@ -18,9 +18,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from basicsr_ssl.api import network_cost, prune_network
 from basicsr_ssl.archs import BicubicUpsampler
+from basicsr_ssl.latency import measure_latency
 from basicsr_ssl.report.expectations import check_expectations
 from basicsr_ssl.report.plots import GAP, comparison_picture, kept_units_chart, pick_crop
-from basicsr_ssl.report.profile import measure_latency
 from basicsr_ssl.report.summary import figures, format_summary, write_summary
 from basicsr_ssl.report.tables import format_table, human
 

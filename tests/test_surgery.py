@@ -188,8 +188,10 @@ def test_cutting_nothing_gives_the_dense_network() -> None:
 @pytest.mark.parametrize(('inputs', 'outputs'), [
     ([0, 2, 5], [1, 4]), ([2, 3, 4], [0, 1]), ([5], [5]), (None, [0, 3]), ([1, 3], None), (None, None),
 ], ids=['scattered', 'consecutive', 'single', 'all-read', 'all-written', 'dense'])
-@pytest.mark.parametrize('grad', [True, False], ids=['training', 'inference'])
-def test_block_gathers_convolves_and_scatters(inputs: list[int] | None, outputs: list[int] | None, grad: bool) -> None:
+@pytest.mark.parametrize('grad', [True, False], ids=['with-gradients', 'without'])
+@pytest.mark.parametrize('in_place', [False, True], ids=['pure', 'in-place'])
+def test_block_gathers_convolves_and_scatters(inputs: list[int] | None, outputs: list[int] | None, in_place: bool,
+                                              grad: bool) -> None:
     torch.manual_seed(0)
     block = ResidualBlock(6, 4, inputs, outputs).double()
     x = numbers(2, 6, 5, 5)
@@ -203,8 +205,9 @@ def test_block_gathers_convolves_and_scatters(inputs: list[int] | None, outputs:
 
     with torch.set_grad_enabled(grad):
         given = x.clone()
-        torch.testing.assert_close(block(given), expected, rtol=0, atol=1e-12)
-    assert torch.equal(given, x) == grad  # only inference updates in place
+        result = block.update_(given) if in_place else block(given)
+        torch.testing.assert_close(result, expected, rtol=0, atol=1e-12)
+    assert (result is given) == in_place and torch.equal(given, x) != in_place
 
 
 # ---- gates

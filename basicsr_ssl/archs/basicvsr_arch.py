@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from basicsr_ssl.archs import spynet_arch
-from basicsr_ssl.nn.blocks import ResidualBlock
+from basicsr_ssl.nn.blocks import ResidualBlock, update_
 from basicsr_ssl.nn.gated import GatedConv2d, conv
 from basicsr_ssl.nn.spynet import AnySizeSpyNet, SpyNetSize
 from basicsr_ssl.nn.warp import flow_warp
@@ -24,6 +24,8 @@ from basicsr_ssl.pruning.spec import Spec
 # Flows between this many frame pairs are estimated at once in inference: more does not run faster, but keeps every
 # level of every pair's pyramid in memory.
 FLOW_CHUNK = 4
+
+State = tuple[Tensor, Tensor]  # between two steps: an LR frame (b, 3, h, w) and its hidden state (b, num_feat, h, w)
 
 
 def trunk_names(args: Mapping[str, Any]) -> list[str]:
@@ -229,41 +231,78 @@ class PrunableBasicVSR(nn.Module):
         return (out, _stack_states(backward, forward)) if return_states else out
 
     @torch.no_grad()
-    def stream(self, x: Tensor, keep: Literal['device', 'host'] = 'device') -> Iterator[Tensor]:
-        """Super-resolve a clip frame by frame: the frames of ``forward``, in little memory.
-
-        Alive at a time are the flows, the backward hidden states of the frames still to come, and of forward states and
-        HR frames the last one and the one being made; ``forward`` holds all states of both directions and all HR
-        frames, twice while it stacks them. A unidirectional network keeps no states.
+    def step(self, frame: Tensor, state: State | None = None) -> tuple[Tensor, State]:
+        """Super-resolve the next frame of a clip, with a unidirectional network: frame by frame, what ``forward`` does.
 
         Args:
-            x: LR frames (b, n, 3, h, w) in [0, 1], RGB; n may be 1, h and w are free.
+            frame: LR frame (b, 3, h, w) in [0, 1], RGB.
+            state: what the step before returned; None for the first frame.
+
+        Returns:
+            HR frame (b, 3, scale*h, scale*w), and the state for the next step: the LR frame and its hidden state
+            (b, num_feat, h, w). The given state is left as it is.
+
+        Raises:
+            ValueError: the network is bidirectional: its frames depend on those to come.
+        """
+        if self.bidirectional:
+            raise ValueError('a bidirectional network needs the frames to come: use stream')
+        if state is None:
+            hidden = frame.new_zeros(len(frame), self.num_feat, *frame.shape[-2:])
+        else:
+            before, hidden = state
+            if self.spynet is not None:
+                hidden = flow_warp(hidden, self._estimate(frame, before))
+        hidden = self.forward_trunk.infer(torch.cat((frame, hidden), dim=1))
+        return self.upsample(frame, None, hidden), (frame, hidden)
+
+    @torch.no_grad()
+    def stream(self, frames: Iterable[Tensor], keep: Literal['device', 'host'] = 'device') -> Iterator[Tensor]:
+        """Super-resolve a clip frame by frame: the frames of ``forward``, in little memory and without gradients.
+
+        A unidirectional network takes each frame when it is needed and holds one state. A bidirectional one takes all
+        frames first; alive at a time are then the clip, its flows, the backward hidden states of the frames still to
+        come, and of forward states and HR frames the last one and the one being made. ``forward`` holds all states of
+        both directions and all HR frames, twice while it stacks them.
+
+        Args:
+            frames: LR frames (b, 3, h, w) in [0, 1], RGB, h and w free; or all of them, (b, n, 3, h, w).
             keep: where the backward states wait, ``4 * b * n * num_feat * h * w`` bytes in float32: on the device of
-                ``x``, or in host memory, page-locked if they come from a GPU.
+                the frames, or in host memory, page-locked if they come from a GPU.
 
         Yields:
             HR frames (b, 3, scale*h, scale*w), in order.
         """
         _one_of('keep', keep, ('device', 'host'))
-        x = x if isinstance(x, Tensor) else torch.stack(list(x), dim=1)
+        if not self.bidirectional:
+            state = None
+            for frame in frames.unbind(1) if isinstance(frames, Tensor) else frames:
+                output, state = self.step(frame, state)
+                yield output
+                del output  # before the next one is made
+            return
+        x = frames if isinstance(frames, Tensor) else torch.stack(list(frames), dim=1)
         flows_forward, flows_backward = self.compute_flows(x)
-        waiting: list[Tensor] = []
-        if self.bidirectional:
-            waiting = [_to_host(state) if keep == 'host' else state
-                       for state in self._walk(x, flows_backward, reverse=True)]
+        waiting = [_to_host(state) if keep == 'host' else state
+                   for state in self._walk(x, flows_backward, reverse=True, in_place=True)]
         # the first frame's state was made last, so the list is a stack, and what has been used is freed
-        for i, state in enumerate(self._walk(x, flows_forward)):
-            yield self.upsample(x[:, i], waiting.pop().to(x.device, non_blocking=True) if waiting else None, state)
+        for i, state in enumerate(self._walk(x, flows_forward, in_place=True)):
+            yield self.upsample(x[:, i], waiting.pop().to(x.device, non_blocking=True), state)
 
+    @torch.no_grad()
     def hidden_states(self, x: Tensor) -> dict[str, Tensor]:
-        """Only the hidden states that ``forward`` returns, without reconstructing frames (b, n, 3, h, w)."""
-        return _stack_states(*self.propagate_clip(x))
+        """Only the hidden states that ``forward`` returns, without gradients and without reconstructing frames.
 
-    def propagate_clip(self, x: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        Args:
+            x: LR frames (b, n, 3, h, w).
+        """
+        return _stack_states(*self.propagate_clip(x, in_place=True))
+
+    def propagate_clip(self, x: Tensor, in_place: bool = False) -> tuple[list[Tensor], list[Tensor]]:
         """Backward (empty if unidirectional) and forward hidden states of all frames, each (b, num_feat, h, w)."""
         flows_forward, flows_backward = self.compute_flows(x)
-        backward = self.propagate(x, flows_backward, reverse=True) if self.bidirectional else []
-        return backward, self.propagate(x, flows_forward)
+        backward = [*self._walk(x, flows_backward, True, in_place)][::-1] if self.bidirectional else []
+        return backward, [*self._walk(x, flows_forward, False, in_place)]
 
     def compute_flows(self, x: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """Flows from each frame to the one before it, and to the one after it.
@@ -293,25 +332,19 @@ class PrunableBasicVSR(nn.Module):
             size = len(ref) if torch.is_grad_enabled() else FLOW_CHUNK
             return torch.cat([self.spynet(a, b) for a, b in zip(ref.split(size), other.split(size))])
 
-    def propagate(self, x: Tensor, flows: Tensor | None, reverse: bool = False) -> list[Tensor]:
-        """Hidden states of all frames, each (b, num_feat, h, w), in the order of the frames."""
-        states = list(self._walk(x, flows, reverse))
-        return states[::-1] if reverse else states
-
-    def _walk(self, x: Tensor, flows: Tensor | None, reverse: bool = False) -> Iterator[Tensor]:
-        """Hidden states one by one, in the order in which they are made.
-
-        Each is a tensor of its own: the blocks that update in place work on the result of the trunk's first
-        convolution, which is new for every frame.
-        """
+    def _walk(self, x: Tensor, flows: Tensor | None, reverse: bool = False, in_place: bool = False
+              ) -> Iterator[Tensor]:
+        """Hidden states (b, num_feat, h, w) one by one, in the order in which they are made; ``in_place``: with blocks
+        that overwrite their features, without gradients."""
         b, n, _, h, w = x.shape
         trunk = self.backward_trunk if reverse else self.forward_trunk
+        run = trunk.infer if in_place else trunk
         order = range(n - 1, -1, -1) if reverse else range(n)
         state = x.new_zeros(b, self.num_feat, h, w)
         for i in order:
             if i != order[0] and flows is not None:
                 state = flow_warp(state, flows[:, i if reverse else i - 1])
-            state = trunk(torch.cat((x[:, i], state), dim=1))
+            state = run(torch.cat((x[:, i], state), dim=1))
             yield state
 
     def upsample(self, frame: Tensor, backward: Tensor | None, forward: Tensor) -> Tensor:
@@ -355,6 +388,11 @@ class Trunk(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(b, 3 + num_feat, h, w) to (b, num_feat, h, w)."""
         return self.main(x)
+
+    def infer(self, x: Tensor) -> Tensor:
+        """The same without gradients, with blocks that overwrite their features; ``x`` is left as it is."""
+        first, act, blocks = self.main.children()
+        return update_(act(first(x)), blocks.children())
 
 
 def _activation(act: str) -> nn.Module:

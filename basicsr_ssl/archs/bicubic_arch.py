@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Iterable, Iterator
 
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
@@ -36,6 +35,6 @@ class BicubicUpsampler(nn.Module):
         """(b, n, 3, h, w) in [0, 1] to (b, n, 3, scale*h, scale*w), clamped to [0, 1]."""
         return bicubic_resize(x, self.scale).clamp(0, 1)
 
-    def stream(self, x: Tensor, keep: Literal['device', 'host'] = 'device') -> Iterator[Tensor]:
+    def stream(self, frames: Iterable[Tensor], keep: str = 'device') -> Iterator[Tensor]:
         """The frames of ``forward`` one by one, (b, 3, scale*h, scale*w); there are no states to ``keep``."""
-        return (self(frame[:, None])[:, 0] for frame in (x.unbind(1) if isinstance(x, Tensor) else x))
+        return (self(frame[:, None])[:, 0] for frame in (frames.unbind(1) if isinstance(frames, Tensor) else frames))

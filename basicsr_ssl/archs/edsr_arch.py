@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
-from basicsr_ssl.nn.blocks import Channels, ResidualBlock
+from basicsr_ssl.nn.blocks import Channels, Residual, ResidualBlock, update_
 from basicsr_ssl.nn.gated import conv
 from basicsr_ssl.pruning.cost import Conv
 from basicsr_ssl.pruning.gates import GATES, Gates
@@ -19,7 +19,7 @@ from basicsr_ssl.pruning.spec import Spec
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, in [0, 1]
 
 
-class Residual(NamedTuple):
+class Reach(NamedTuple):
     """Something that reads the residual stream and adds to it: a block, or the single convolution of a long skip.
 
     Attributes:
@@ -31,15 +31,15 @@ class Residual(NamedTuple):
     writer: str
 
 
-def residuals(args: Mapping[str, Any]) -> list[Residual]:
+def residuals(args: Mapping[str, Any]) -> list[Reach]:
     """In the order of the forward pass."""
     found = []
     for group in range(args['num_group']) or (None,):
         body = 'body' if group is None else f'body.{group}.residual_group'
-        found += [Residual(f'{body}.{j}', f'{body}.{j}.conv1', f'{body}.{j}.conv2') for j in range(args['num_block'])]
+        found += [Reach(f'{body}.{j}', f'{body}.{j}.conv1', f'{body}.{j}.conv2') for j in range(args['num_block'])]
         if group is not None:
-            found.append(Residual(f'body.{group}.conv', f'body.{group}.conv', f'body.{group}.conv'))
-    return [*found, Residual('conv_after_body', 'conv_after_body', 'conv_after_body')]
+            found.append(Reach(f'body.{group}.conv', f'body.{group}.conv', f'body.{group}.conv'))
+    return [*found, Reach('conv_after_body', 'conv_after_body', 'conv_after_body')]
 
 
 def shuffles(args: Mapping[str, Any]) -> dict[str, int]:
@@ -227,13 +227,21 @@ class PrunableEDSR(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """LR images (b, 3, h, w) in [0, 1], RGB, to HR images (b, 3, scale*h, scale*w); h and w are free."""
+        return self._run(x, self.body)
+
+    @torch.no_grad()
+    def stream(self, frames: Iterable[Tensor], keep: str = 'device') -> Iterator[Tensor]:
+        """What ``forward`` makes of images (b, 3, h, w), one by one and faster; there are no states to ``keep``."""
+        yield from (self._run(x, lambda features: update_(features.clone(), self.body)) for x in frames)
+
+    def _run(self, x: Tensor, body: Callable[[Tensor], Tensor]) -> Tensor:
         mean = self.mean.type_as(x)
         out = self.conv_first((x - mean) * self.img_range)
-        out = long_skip(out, self.body, self.conv_after_body, self.inputs, self.outputs)
+        out = self.outputs.add(out, self.conv_after_body(self.inputs.read(body(out))))
         return self.conv_last(self.upsample(out)) / self.img_range + mean
 
 
-class ResidualGroup(nn.Module):
+class ResidualGroup(Residual):
     """Residual blocks and a convolution within a long skip; named as in BasicSR's RCAN."""
 
     def __init__(self, blocks: Sequence[nn.Module], layer: nn.Conv2d, inputs: Channels, outputs: Channels) -> None:
@@ -241,14 +249,9 @@ class ResidualGroup(nn.Module):
         self.residual_group = nn.Sequential(*blocks)
         self.conv, self.inputs, self.outputs = layer, inputs, outputs
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(b, channels, h, w) to the same shape. Without gradients ``x`` itself is updated and returned."""
-        return long_skip(x, self.residual_group, self.conv, self.inputs, self.outputs)
+    def change(self, x: Tensor) -> Tensor:
+        return self.conv(self.inputs.read(self.residual_group(x)))
 
-
-def long_skip(x: Tensor, body: Callable[[Tensor], Tensor], layer: Callable[[Tensor], Tensor], inputs: Channels,
-              outputs: Channels) -> Tensor:
-    """``x + layer(body(x))``, where the layer may read and write only some of the channels."""
-    # without gradients the blocks work in place, and the skip needs what they started from
-    change = layer(inputs.read(body(x if torch.is_grad_enabled() else x.clone())))
-    return outputs.add(x, change)
+    def update_(self, x: Tensor) -> Tensor:
+        # the skip needs what the blocks started from
+        return self.outputs.add_(x, self.conv(self.inputs.read(update_(x.clone(), self.residual_group))))

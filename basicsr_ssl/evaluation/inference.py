@@ -57,7 +57,7 @@ def restored(number: int, frame: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def super_resolve(net: nn.Module, frames: Iterable[Tensor], flip_seq: bool = False, segment: int | None = None,
+def super_resolve(net: Any, frames: Iterable[Tensor], flip_seq: bool = False, segment: int | None = None,
                   overlap: int = 0, keep_states: Literal['device', 'host'] = 'device',
                   self_ensemble: bool = False) -> Iterator[Tensor]:
     """Super-resolve one clip, frame by frame.
@@ -85,7 +85,8 @@ def super_resolve(net: nn.Module, frames: Iterable[Tensor], flip_seq: bool = Fal
         for versions in zip(*outputs):
             yield torch.stack([restored(number, frame) for number, frame in enumerate(versions)]).mean(0)
     elif task_of(net) == 'image':
-        yield from (net(frame[None])[0] for frame in frames)
+        images = map(itemgetter(None), frames)
+        yield from map(itemgetter(0), net.stream(images) if hasattr(net, 'stream') else map(net, images))
     elif segment is None:
         yield from _run(net, frames, flip_seq, keep_states)
     else:

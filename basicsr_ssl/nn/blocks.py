@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -33,21 +33,40 @@ class Channels(nn.Module):
         return x if self.index is None else x.index_select(1, self.index)
 
     def add(self, x: Tensor, change: Tensor) -> Tensor:
-        """``x`` (b, c, h, w) with ``change`` (b, len(units), h, w) added onto these channels.
+        """``x`` (b, c, h, w) with ``change`` (b, len(units), h, w) added onto these channels."""
+        return x + change if self.index is None else x.index_add(1, self.index, change.to(x.dtype))
 
-        Without gradients ``x`` itself is updated and returned.
-        """
-        if torch.is_grad_enabled():
-            return x + change if self.index is None else x.index_add(1, self.index, change.to(x.dtype))
-        # In inference nothing else needs the old features, and a second full-width tensor per block costs more time
-        # than a narrow block's arithmetic saves.
+    def add_(self, x: Tensor, change: Tensor) -> Tensor:
+        """The same in place, without gradients: ``x`` is overwritten and returned."""
         if self.run is not None:
             x[:, self.run] += change
             return x
         return x.add_(change) if self.index is None else x.index_add_(1, self.index, change.to(x.dtype))
 
 
-class ResidualBlock(nn.Module):
+class Residual(nn.Module):
+    """Something that adds to some channels of its input: ``outputs.add(x, change(x))``.
+
+    ``forward`` is a pure function. In inference nothing else needs the old features, and a second full-width tensor per
+    block costs more time than a narrow block's arithmetic saves: there ``update_`` overwrites them.
+    """
+
+    outputs: Channels
+
+    def change(self, x: Tensor) -> Tensor:
+        """What is added, (b, len(outputs), h, w)."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(b, channels, h, w) to the same shape."""
+        return self.outputs.add(x, self.change(x))
+
+    def update_(self, x: Tensor) -> Tensor:
+        """The same in place, without gradients: ``x`` is overwritten and returned."""
+        return self.outputs.add_(x, self.change(x))
+
+
+class ResidualBlock(Residual):
     """``x + scale * conv2(relu(conv1(x)))``, where ``conv1`` may read and ``conv2`` may write only some channels.
 
     The skip connection keeps all channels (SSL, section 3.2): the block gathers the channels in ``inputs``, runs two
@@ -74,10 +93,17 @@ class ResidualBlock(nn.Module):
         self.relu = nn.ReLU(inplace=True)
         self.inputs, self.outputs, self.scale = Channels(inputs), Channels(outputs), scale
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(b, channels, h, w) to the same shape. Without gradients ``x`` itself is updated and returned."""
+    def change(self, x: Tensor) -> Tensor:
         change = self.conv2(self.relu(self.conv1(self.inputs.read(x))))
-        return self.outputs.add(x, change if self.scale == 1 else self.scale * change)
+        return change if self.scale == 1 else self.scale * change
+
+
+def update_(x: Tensor, residuals: Iterable[nn.Module]) -> Tensor:
+    """Run residuals one after another in place: ``x`` is overwritten and returned."""
+    for residual in residuals:
+        assert isinstance(residual, Residual)
+        x = residual.update_(x)
+    return x
 
 
 def _run(units: Sequence[int] | None) -> slice | None:

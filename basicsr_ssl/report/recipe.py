@@ -19,9 +19,9 @@ from basicsr_ssl.checkpoints.store import BICUBIC, build_network, load_network
 from basicsr_ssl.evaluation.evaluate import build_test_sets, evaluate
 from basicsr_ssl.evaluation.inference import as_frame, as_image, super_resolve
 from basicsr_ssl.evaluation.result import Result
+from basicsr_ssl.latency import measure_latency
 from basicsr_ssl.report.expectations import check_expectations
 from basicsr_ssl.report.plots import comparison_picture, kept_units_chart, pick_crop
-from basicsr_ssl.report.profile import measure_latency
 from basicsr_ssl.report.summary import summary_row, write_summary
 from basicsr_ssl.runtime import Run
 
