@@ -239,13 +239,14 @@ def test_stream_of_one_frame_and_of_an_unknown_place() -> None:
 def test_steps_equal_forward(flow: str) -> None:
     dense = tiny_net(bidirectional=False, flow=flow).double()
     x = clip(6, batch=2, dtype=torch.float64)
-    for net in (dense, cut_network(dense, some_units(dense))):
+    nets: list[Any] = [dense, cut_network(dense, some_units(dense))]
+    for net in nets:
         output, states = net(x, return_states=True)
         state: Any = None
         for i in range(6):
-            given = None if state is None else [tensor.clone() for tensor in state]
+            given = [tensor.clone() for tensor in state or ()]
             frame, new = net.step(x[:, i], state)
-            assert given is None or all(map(torch.equal, state, given))
+            assert all(map(torch.equal, state or (), given))
             state = new
             torch.testing.assert_close(frame, output[:, i].detach(), rtol=0, atol=1e-12)
             torch.testing.assert_close(state[1], states['forward'][:, i].detach(), rtol=0, atol=1e-12)
@@ -370,7 +371,7 @@ def test_gradients_of_gates_equal_finite_differences() -> None:
                                             ('compact', 'spynet')])
 @pytest.mark.parametrize('bidirectional', [True, False], ids=['bi', 'uni'])
 def test_inference_in_place_changes_neither_input_nor_result(form: str, flow: str, bidirectional: bool) -> None:
-    net = tiny_net(gated=form == 'gated', bidirectional=bidirectional, flow=flow).double()
+    net: Any = tiny_net(gated=form == 'gated', bidirectional=bidirectional, flow=flow).double()
     if form == 'compact':
         net = cut_network(net, some_units(net))
     x = clip(7, dtype=torch.float64)  # more frames than flows are estimated at once

@@ -125,7 +125,8 @@ def test_streamed_images_equal_forward_bit_for_bit(args: dict[str, Any]) -> None
     dense = tiny_edsr(**args).double()
     images = [image(), image(5, 8)]
     before = [x.clone() for x in images]
-    for net in (dense, cut_network(dense, some_units(dense))):
+    nets: list[Any] = [dense, cut_network(dense, some_units(dense))]
+    for net in nets:
         for streamed, x in zip(net.stream(iter(images)), images):
             assert torch.equal(streamed, net(x)) and not streamed.requires_grad
     assert all(map(torch.equal, images, before))
