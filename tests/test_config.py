@@ -627,6 +627,9 @@ def test_overrides_of_a_recipe(load):
     stages = config.stage_options(load(RECIPE, overrides=['train:total_iter=2', 'val:val_freq=1']))
     assert [stage['train']['total_iter'] for stage in stages.values()] == [2, 2, 0, 2]
     assert all(stage['val']['val_freq'] == 1 for stage in stages.values())
+    recipe = put(RECIPE, 'stages:finetune:logger', {'print_freq': 5})
+    stages = config.stage_options(load(recipe, overrides=['logger:print_freq=7']))
+    assert [stage['logger']['print_freq'] for stage in stages.values()] == [7] * 4
 
 
 def test_debug(load, tmp_path):

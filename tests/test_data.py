@@ -344,6 +344,13 @@ def test_which_frames_a_sample_has(tmp_path, options, allowed):
     assert drawn == allowed
 
 
+def test_a_start_too_late_for_the_interval_becomes_any_that_fits(tmp_path):
+    numbered_clip(tmp_path, 12)
+    dataset = ClipFoldersDataset(cut_clips(tmp_path, interval_list=[2]))
+    random.seed(0)
+    assert {int(levels(dataset[9]['gt'])[0, 0, 0, 0]) for _ in range(150)} == set(range(8))
+
+
 def test_items_count_through_clips_of_different_length(tmp_path):
     for name, length in (('b', 3), ('a', 5), ('c', 4)):
         make_clip(tmp_path / name, length)
