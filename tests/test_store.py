@@ -478,7 +478,9 @@ def test_a_saved_precision_stays(dtype: torch.dtype, tmp_path: Path) -> None:
     save_network(net, path)
     assert {parameter.dtype for parameter in load_network(path).parameters()} == {dtype}
     assert_same(load_network(path), net)
-    assert_same(load_network(path, dtype=torch.float32), net.float())
+    single = load_network(path, dtype=torch.float32)
+    assert {parameter.dtype for parameter in single.parameters()} == {torch.float32}
+    assert_same(single, net.float())
     save_file({**load_file(path), 'fusion.bias': torch.ones(8)}, tmp_path / 'mixed.safetensors')
     assert load_network(tmp_path / 'mixed.safetensors').state_dict()['fusion.weight'].dtype == torch.float32
 
