@@ -86,12 +86,11 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument('--to', choices=('safetensors', 'basicsr'), default='safetensors',
                          help="format of the output: this project's safetensors, or BasicSR's .pth")
 
-    convert.add_argument('--assume', nargs='+', default=[], type=_assignment, metavar='KEY=VALUE',
-                         help='arguments of the network that tensors cannot tell, e.g. act=relu or img_range=2')
-
     for command in (info, convert):
         command.add_argument('--param-key', choices=('params', 'params_ema'),
                              help='which weights of a file that has both (default: params_ema, the moving average)')
+        command.add_argument('--assume', nargs='+', action='extend', default=[], type=_assignment, metavar='KEY=VALUE',
+                             help='arguments of the network that tensors cannot tell, e.g. act=relu or img_range=2')
 
     download = add('download', _download, 'download pretrained networks')
     download.add_argument('names', nargs='*', metavar='NAME',
@@ -145,7 +144,7 @@ def _info(args: argparse.Namespace) -> int:
     described, failed = [], 0
     for file in args.files:
         try:
-            described.append(info.describe(zoo.resolve(file), args.param_key))
+            described.append(info.describe(zoo.resolve(file), args.param_key, dict(args.assume)))
         except (OSError, ValueError) as error:
             if len(args.files) == 1:
                 raise

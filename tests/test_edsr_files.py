@@ -214,3 +214,52 @@ def test_the_real_network(test_data: Path) -> None:
         torch.testing.assert_close(net(image().float()), theirs(image().float()), rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match='num_block: 8 in the file, 16 in network_g'):
         read_input_network(options(path, type='PrunableEDSR', num_feat=64, scale=2, img_range=2))
+
+
+@pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize('rgb_range', [255, 1])
+def test_other_precisions_shift_by_a_rounded_mean(dtype: torch.dtype, rgb_range: int) -> None:
+    state = edsr_pytorch(rgb_range=rgb_range)
+    net: Any = import_network({name: tensor.to(dtype) for name, tensor in state.items()})
+    assert net.img_range == rgb_range and net.conv_first.weight.equal(state['head.0.weight'].to(dtype))
+
+
+STRANGE = {'infinite': torch.full((3,), torch.inf), 'not-a-number': torch.full((3,), torch.nan),
+           'booleans': torch.ones(3, dtype=torch.bool), 'integers': torch.ones(3, dtype=torch.int64),
+           'eight-bits': torch.ones(3).to(torch.float8_e5m2), 'a-number': torch.tensor(1.0)}
+
+
+@pytest.mark.parametrize('kind', STRANGE)
+def test_shifts_and_factors_that_make_no_sense(kind: str, tmp_path: Path) -> None:
+    path, state, strange = tmp_path / 'edsr.pt', edsr_pytorch(), STRANGE[kind]
+    opposite = -strange if kind == 'infinite' else strange
+    damaged = [{**state, 'sub_mean.bias': strange, 'add_mean.bias': opposite}]
+    if not strange.is_floating_point():
+        weight = state['body.0.body.0.weight'].to(strange.dtype)
+        damaged.append({**state, 'body.0.body.0.weight': weight, 'body.0.body.0.wn_scale': torch.ones(8)})
+    for content in damaged:
+        torch.save(content, path)
+        with pytest.raises(ValueError, match=r'edsr\.pt'):
+            import_network(path)
+
+
+def test_lists_of_many_layers_are_read_once() -> None:
+    class Counted(dict):
+        count = 0
+
+        def items(self) -> Any:
+            Counted.count += 1
+            return super().items()
+
+    tables = {name: Counted(table) for name, table in lists(PRUNED, 12).items()}
+    state = edsr_pytorch(5, 2, 3, middles=(5, 3), light=True)
+    net: Any = import_network({'state_dict': state, **tables})
+    assert net.spec.widths['stream'] == 5 and Counted.count == 2
+    tables['kept_wg']['module.head.0'] = []
+    with pytest.raises(ValueError, match=r'kept_wg names head\.0 twice'):
+        import_network({'state_dict': state, **tables})
+
+
+def test_numbers_of_blocks_are_bounded_before_anything_is_made_of_them() -> None:
+    with pytest.raises(ValueError, match='2000 groups of 300 blocks are more than 10,000 blocks'):
+        PrunableEDSR(num_group=2000, num_block=300)

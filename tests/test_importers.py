@@ -773,6 +773,12 @@ def test_work_and_memory_follow_the_operations(name: str) -> None:
         tracemalloc.stop()
 
 
+def test_names_are_not_cut_prefix_by_prefix() -> None:
+    """Seven megabytes, which would be copied a million times."""
+    with pytest.raises(ValueError, match='it holds x, not a BasicVSR'):
+        import_network({'module.' * 1_000_000 + 'x': torch.ones(1)})
+
+
 def test_names_are_not_joined_to_be_compared() -> None:
     class Long(str):
         def __str__(self) -> str:

@@ -357,6 +357,16 @@ def test_whether_a_checksum_was_verified(tmp_path):
     assert describe(path)['checksum'] is None and '\nchecksum' not in format_info(describe(path), 100)
 
 
+def test_what_tensors_cannot_tell_is_said(tmp_path, capsys):
+    path = tmp_path / 'net.pth'
+    torch.save({name: tensor for name, tensor in BasicVSR(num_feat=8, num_block=1).state_dict().items()
+                if not name.startswith('spynet')}, path)
+    assert cli.main(['info', str(path)]) == 1 and '--assume flow=none' in capsys.readouterr().err
+    assert cli.main(['info', str(path), '--json', '--assume', 'flow=none', '--assume', 'act=relu']) == 0
+    args = json.loads(capsys.readouterr().out)['args']
+    assert (args['flow'], args['act']) == ('none', 'relu')
+
+
 def test_several_files_at_once(tmp_path, capsys):
     good = [str(tmp_path / 'a.safetensors'), str(tmp_path / 'b.safetensors')]
     for seed, path in enumerate(good):

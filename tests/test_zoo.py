@@ -14,6 +14,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import datetime, timedelta, timezone
 from email.utils import format_datetime
@@ -559,6 +560,17 @@ def test_no_attempt_is_won_by_content_that_was_dropped(server, file, patience):
     assert len(server.requests) <= 3 + 5
 
 
+def test_no_attempt_is_won_by_growing_parts_of_content_that_was_dropped(server, file, slept):
+    """1 MiB and the rest, then 2 MiB and the rest: each goes further than all before, and all of it is wrong."""
+    def answer(handler: BaseHTTPRequestHandler, count: int) -> None:
+        whole = handler.headers.get('Range') is not None
+        serve(BIG[::-1], cut=None if whole else (count // 2 + 1) << 20, ETag='"v1"')(handler, count)
+
+    server.answer = answer
+    assert refused(server, file, Patience(attempts=3, sleep=slept.append)).endswith('3 times in a row')
+    assert server.ranges == [None, 'bytes=1048576-', None]
+
+
 def test_bytes_are_bounded(server, file, monkeypatch, slept):
     monkeypatch.setattr(transfer, 'MAX_BYTES', 1 << 20)
     sent = []
@@ -582,6 +594,65 @@ def test_a_server_that_drips(server, file, slept):
     assert len(server.requests) == 2 and server.ranges[1] is not None  # what came is kept
     fetch([server.url + '/net.pth'], file, SHA[:8], Patience(sleep=slept.append, slowest=1, clock=lambda: next(ticks)))
     assert file.read_bytes() == DATA
+
+
+HEAD, CHUNKS = b'HTTP/1.1 200 OK\r\n', b'Transfer-Encoding: chunked\r\n\r\n'
+CHUNK = b'%x\r\n%b\r\n' % (len(DATA), DATA)
+AROUND = {  # sent once, again and again, and at last; all of it together is a right answer
+    'headers': (HEAD, b'X: y\r\n', CHUNKS + CHUNK + b'0\r\n\r\n'),
+    'interim': (b'', b'HTTP/1.1 100 Continue\r\n\r\n', HEAD + CHUNKS + CHUNK + b'0\r\n\r\n'),
+    'chunk': (HEAD + CHUNKS + b'%x;' % len(DATA), b'y', CHUNK[CHUNK.index(b'\r'):] + b'0\r\n\r\n'),
+    'trailers': (HEAD + CHUNKS + CHUNK + b'0\r\n', b'X: y\r\n', b'\r\n'),
+}
+
+
+@pytest.mark.parametrize('where', AROUND)
+def test_a_server_that_drips_around_the_body(server, file, slept, where):
+    """A byte, and a clock that says how long it took; it never stalls, and would come to an end here."""
+    def answer(handler: BaseHTTPRequestHandler, count: int) -> None:
+        first, piece, last = AROUND[where]
+        handler.wfile.write(first)
+        for _ in range(20):
+            handler.wfile.write(piece)
+            time.sleep(0.01)  # else they would be read at once
+        handler.wfile.write(last)
+
+    server.answer = answer
+    ticks = iter(range(0, 10**9, 25))
+    said = refused(server, file, Patience(attempts=1, sleep=slept.append, clock=lambda: next(ticks), slowest=2000))
+    assert re.fullmatch(r'only [\d,]+ bytes came in \d+ s', said)
+    fetch([server.url + '/net.pth'], file, SHA[:8], Patience(sleep=slept.append))
+    assert file.read_bytes() == DATA
+
+
+@pytest.mark.parametrize('where', ['interim', 'trailers'])
+def test_what_stands_around_the_body_is_bounded_too(server, file, patience, monkeypatch, where):
+    def answer(handler: BaseHTTPRequestHandler, count: int) -> None:
+        first, piece, last = AROUND[where]
+        handler.wfile.write(first + piece * (3 * 2**20 // len(piece)) + last)
+
+    server.answer = answer
+    monkeypatch.setattr(transfer, 'MAX_BYTES', 1 << 20)
+    assert refused(server, file, patience) == 'more than 2,097,152 bytes came, and never the file'
+
+
+def test_the_body_of_a_redirect_is_not_read(server, file, patience):
+    sent = []
+
+    def answer(handler: BaseHTTPRequestHandler, count: int) -> None:
+        if handler.path == '/two':
+            serve(DATA)(handler, count)
+            return
+        handler.send_response(302)
+        handler.send_header('Location', '/two')
+        handler.end_headers()
+        for _ in range(64):
+            handler.wfile.write(bytes(1 << 20))
+            sent.append(1)
+
+    server.answer = answer
+    fetch([server.url + '/one'], file, SHA[:8], patience)
+    assert file.read_bytes() == DATA and len(sent) < 64
 
 
 # -------------------------------------------------------------------------------------- answers that make no sense
@@ -621,7 +692,9 @@ def test_absurd_times_to_come_back(server, file, patience, slept, value):
     server.answer = lambda handler, count: (serve(DATA) if handler.path == '/two' else answer)(handler, count)
     fetch([server.url + '/one', server.url + '/two'], file, SHA[:8], patience)
     assert file.read_bytes() == DATA and all(wait <= 120 for wait in slept)
-    if value.startswith('9'):
+    if not value.startswith('9'):  # nonsense is as if nothing had been said
+        assert [line for line, _ in server.requests] == ['/one'] * 5 + ['/two']
+    else:
         assert 'asks to come back in more than 30 years' in refused_one(server, file, patience)
 
 
@@ -632,9 +705,19 @@ def refused_one(server: Server, file: Path, patience: Patience) -> str:
     return str(caught.value)
 
 
+def test_a_long_or_steering_reason_is_not_shown_whole(server, file, patience, capsys):
+    server.answer = lambda handler, count: handler.wfile.write(
+        b'HTTP/1.1 500 \x1b[2J' + b'x' * 60_000 + b'\r\nContent-Length: 0\r\n\r\n')
+    for said in (refused(server, file, Patience(attempts=1)), capsys.readouterr().err):
+        assert '\x1b' not in said and len(said) < 1200
+    assert 'the server answers 500 ?[2Jxxx' in refused(server, file, patience)
+    assert '\x1b' not in (said := capsys.readouterr().err) and len(said) < 5 * 1200
+
+
 def test_a_secure_connection_is_not_given_up(server, file, patience):
     """https to http is refused; http to http, and a path on the same server, are followed."""
-    session, response = transfer._Session(), requests.Response()
+    session, response = transfer._Session(patience, transfer._Budget(patience)), requests.Response()
+    response.raw = io.BytesIO()
     response.status_code = 302
     for start, target, wrong in (('https://a.example/x', 'http://a.example/x', True),
                                  ('HTTPS://a.example/', 'HTTP://b/', True),
@@ -665,8 +748,12 @@ def test_a_part_that_is_a_link_is_not_written_through(server, file, patience, tm
 def test_a_part_that_is_a_pipe(server, file, patience):
     file.parent.mkdir()
     os.mkfifo(f'{file}.part')
-    with pytest.raises(DownloadError, match=r'cannot write .*net\.pth\.part'):
-        fetch([server.url + '/net.pth'], file, SHA[:8], patience)
+    reader = os.open(f'{file}.part', os.O_RDONLY | os.O_NONBLOCK)  # else nobody could write into it
+    try:
+        with pytest.raises(DownloadError, match=r'cannot write .*net\.pth\.part: .*it is no ordinary file; remove it'):
+            fetch([server.url + '/net.pth'], file, SHA[:8], patience)
+    finally:
+        os.close(reader)
 
 
 def test_a_target_that_is_a_link_is_followed(server, file, patience, tmp_path):

@@ -16,6 +16,7 @@ from basicsr_ssl.pruning.gates import GATES, Gates
 from basicsr_ssl.pruning.groups import Group, Slice, check_form
 from basicsr_ssl.pruning.spec import Spec
 
+MOST_BLOCKS = 10_000  # far above any network's
 RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, in [0, 1]
 
 
@@ -169,6 +170,8 @@ class PrunableEDSR(nn.Module):
         for name, value, least in (('num_feat', num_feat, 1), ('num_block', num_block, 1), ('num_group', num_group, 0)):
             if value < least:
                 raise ValueError(f'{name} must be at least {least}, got {value}')
+        if num_group * num_block > MOST_BLOCKS:  # before tables of so many are made
+            raise ValueError(f'{num_group} groups of {num_block} blocks are more than {MOST_BLOCKS:,} blocks')
         if not img_range > 0 or len(rgb_mean) != 3:
             raise ValueError(f'img_range must be above 0 and rgb_mean have 3 numbers, got {img_range} and {rgb_mean}')
         args: dict[str, Any] = dict(

@@ -38,7 +38,7 @@ from basicsr_ssl.checkpoints.stored import StoredFile, StoredTensor
 from basicsr_ssl.checkpoints.torch_files import as_dict, module_state, stored
 from basicsr_ssl.files import stream_sha256
 from basicsr_ssl.pruning.spec import Spec
-from basicsr_ssl.terminal import listed
+from basicsr_ssl.terminal import listed, shortened
 
 KEYS = ('params_ema', 'params')  # of the sets of weights that one file may have; the first is the moving average
 # mmagic saves all networks of a training together, and some users of BasicSR too
@@ -130,8 +130,8 @@ def _network(name: str, weights: _Weights, load: Callable[[Mapping[str, Any]], d
     tensors = load(named)
     try:
         found = layout.read({ours: tensors[theirs] for ours, theirs in renamed.items()}, weights.lists)
-    except ValueError as error:
-        raise ValueError(f'{name}: {error}') from error
+    except (ValueError, RuntimeError) as error:  # torch's word for types and shapes that do not fit
+        raise ValueError(f'{name}: {shortened(error, 2000)}') from error
     doubtful = {argument: tensors for argument, tensors in found.doubtful.items()
                 if assume.get(argument) != found.spec.args[argument]}
     if doubtful:
@@ -139,7 +139,8 @@ def _network(name: str, weights: _Weights, load: Callable[[Mapping[str, Any]], d
         raise ValueError(
             f'{name} is incomplete: it has no {", no ".join(doubtful.values())}. If it is a network with '
             f'{", ".join(f"{key}: {value}" for key, value in said.items())}, say so: in network_g of an option file, '
-            f'or from Python with assume={said}')
+            f'with --assume {" ".join(f"{key}={value}" for key, value in said.items())}, or from Python with '
+            f'assume={said}')
     told = {argument: assume[argument] for argument in found.untold if argument in assume}
     spec = replace(found.spec, args={**found.spec.args, **told})
     return Imported(spec, found.state, {'source_format': found.source or layout.source, 'param_key': weights.key,
@@ -195,9 +196,10 @@ def _unprefixed(name: str, state: Mapping[str, Any], key: str | None, choices: t
 
 def _bare(name: str) -> str:
     name = re.sub(r'(^|\.)_orig_mod\.', r'\1', name)  # also of a compiled part
-    while name.startswith('module.'):
-        name = name.removeprefix('module.')
-    return name
+    begin = 0
+    while name.startswith('module.', begin):  # not cut each time: a name may have megabytes
+        begin += len('module.')
+    return name[begin:]
 
 
 def _no_such_key(name: str, param_key: str | None, choices: tuple[str, ...]) -> ValueError:

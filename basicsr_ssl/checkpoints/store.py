@@ -35,7 +35,7 @@ METADATA_KEY = 'basicsr_ssl'
 OWN_KEYS = ('spec', 'versions', 'checksum')  # of the metadata; the rest is provenance
 BICUBIC = 'bicubic'
 # bounds far above any network's
-MOST_COUNTED = 100_000  # sum of the integers among the arguments
+MOST_COUNTED = 10_000  # sum of the integers among the arguments
 MOST_LEVELS = 100  # of nested provenance
 _COMPUTING = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 

@@ -30,12 +30,14 @@ EIGHTHS = '▏▎▍▌▋▊▉'
 TOGETHER = '\xa0'  # a space at which no line breaks; printed as any other
 
 
-def describe(path: str | os.PathLike, param_key: str | None = None) -> dict[str, Any]:
+def describe(path: str | os.PathLike, param_key: str | None = None,
+             assume: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """What a network file is, as JSON values.
 
     Args:
         path: any file that ``load_network`` reads.
         param_key: ``params`` or ``params_ema`` of a file that has both; None prefers the latter.
+        assume: arguments of the network that the file cannot tell, see ``load_network``.
 
     Returns:
         ``file``, ``size`` (bytes), ``sha256``, ``checksum`` (of a file of this project: whether it has one, which was
@@ -51,7 +53,7 @@ def describe(path: str | os.PathLike, param_key: str | None = None) -> dict[str,
         FileNotFoundError: no such file.
         ValueError: it is no network that can be read; the message says what it is.
     """
-    found = read_network(path, param_key)
+    found = read_network(path, param_key, assume)
     net: Any = build_network(found.spec, found.state, os.fspath(path))
     provenance, spec, tensors, ours = dict(found.provenance), net.spec, found.state, found.checksum is not None
     with torch.device('meta'):

@@ -14,6 +14,7 @@ import datetime
 import email.utils
 import errno
 import fcntl
+import io
 import itertools
 import json
 import os
@@ -24,12 +25,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from http.client import HTTPException, IncompleteRead
+from http.client import HTTPException, HTTPResponse, IncompleteRead
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import urljoin, urlsplit
 
 import requests
+from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 from urllib3.exceptions import HTTPError, NameResolutionError, NewConnectionError, ProtocolError, ReadTimeoutError
 
@@ -65,14 +67,71 @@ class _Refused(Exception):
 
 
 class _Session(requests.Session):
-    """Follows no redirect that gives up the secure connection."""
+    """Follows no redirect that gives up the secure connection, and measures whatever comes."""
+
+    def __init__(self, patience: Patience, budget: _Budget) -> None:
+        super().__init__()
+        self.max_redirects = MAX_REDIRECTS
+        for scheme in ('http://', 'https://'):
+            self.mount(scheme, _Adapter(patience, budget))
 
     def get_redirect_target(self, resp: requests.Response) -> str | None:
         target = super().get_redirect_target(resp)
+        if target:
+            resp.close()  # else its body would be read into memory, to its end
         if target and resp.url.lower().startswith('https:') and (
                 urljoin(resp.url, target).lower().startswith('http:')):
             raise _Refused('it leads on from https to an address without encryption')
         return target
+
+
+class _Adapter(HTTPAdapter):
+    """Reads answers through ``_Wire``."""
+
+    def __init__(self, patience: Patience, budget: _Budget) -> None:
+        class Answer(HTTPResponse):
+            def __init__(self, *args: Any, **kwargs: Any) -> None:
+                super().__init__(*args, **kwargs)
+                self.fp = io.BufferedReader(_Wire(self.fp.detach(), patience, budget))  # type: ignore[attr-defined]
+
+        super().__init__()
+        self.answer = Answer
+
+    def get_connection_with_tls_context(self, *args: Any, **kwargs: Any) -> Any:
+        pool: Any = super().get_connection_with_tls_context(*args, **kwargs)
+        pool.ConnectionCls = type('Connection', (pool.ConnectionCls,), {'response_class': self.answer})
+        return pool
+
+
+class _Wire(io.RawIOBase):
+    """What a server sends, bounded in bytes and slowness: not only a body may be without end, also what stands around
+    it, such as headers, interim answers, and lines between chunks.
+    """
+
+    def __init__(self, raw: io.RawIOBase, patience: Patience, budget: _Budget) -> None:
+        self.raw, self.patience, self.budget = raw, patience, budget
+        self.since: float | None = None  # it may think as long as it does not stall
+        self.size = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        count = self.raw.readinto(buffer)
+        self.budget.spend(count or 0)
+        self.size += count or 0
+        now = self.patience.clock()
+        if self.since is None:
+            self.since, self.size = now, 0
+        if (passed := now - self.since) >= self.patience.stall:
+            if self.size < self.patience.slowest * passed:
+                raise _Again(f'only {self.size:,} bytes came in {passed:.0f} s')
+            self.since, self.size = now, 0
+        return count
+
+    def close(self) -> None:
+        self.raw.close()
+        super().close()
 
 
 class _Budget:
@@ -146,7 +205,7 @@ def fetch(addresses: Sequence[str], path: Path, sha256: str | None, patience: Pa
                 try:
                     _fetch_from(address, part, sha256, patience or Patience())
                 except _Refused as refused:
-                    reasons.append(_censored(f'{address}: {refused}'))
+                    reasons.append(_said(f'{address}: {refused}'))
                 else:
                     _publish(part, path)
                     return
@@ -189,8 +248,7 @@ def _fetch_from(address: str, part: Path, sha256: str | None, patience: Patience
     """Fill the part file from one address, in as many attempts as it takes."""
     _say(f'{part.stem}: downloading from {address}')
     budget = _Budget(patience)
-    with _Session() as session:
-        session.max_redirects = MAX_REDIRECTS
+    with _Session(patience, budget) as session:
         while True:
             try:
                 sure = _attempt(session, address, part, sha256 is not None, patience, budget)
@@ -235,7 +293,7 @@ def _attempt(session: requests.Session, address: str, part: Path, checked: bool,
             start, total = _span(response, have, validator, part, budget)
             if start and start == total:
                 return False
-            _receive(response, address, part, start, total, patience, budget)
+            _receive(response, address, part, start, total, budget)
             return start == 0 and total is not None
     except requests.RequestException as error:
         passing = isinstance(error, (requests.ConnectionError, requests.Timeout,
@@ -287,12 +345,13 @@ def _span(response: requests.Response, have: int, validator: str | None, part: P
     return have, int(match[3])
 
 
-def _receive(response: requests.Response, address: str, part: Path, start: int, total: int | None, patience: Patience,
+def _receive(response: requests.Response, address: str, part: Path, start: int, total: int | None,
              budget: _Budget) -> None:
     """Write the body to the part file, from position ``start`` on."""
     if (total or 0) > MAX_BYTES:
         raise _Refused(f'the file is said to have {total:,} bytes, which no network has')
-    chunks = _chunks(response, patience, budget)
+    # as they arrive: a call that waited for a whole chunk would lose more of it
+    chunks = iter(lambda: response.raw.read1(CHUNK, decode_content=True), b'')
     first = next(chunks, b'')
     if _is_page(response, first if start == 0 else b''):  # seen before it could take the place of what came earlier
         raise _Refused('a web page came instead of the file, as Google Drive sends it when a file was downloaded too '
@@ -316,19 +375,6 @@ def _receive(response: requests.Response, address: str, part: Path, start: int, 
     if size < (total or 1):
         of = f' of {total:,}' if total else ''
         raise _Again(f'the connection was cut after {size:,}{of} bytes')
-
-
-def _chunks(response: requests.Response, patience: Patience, budget: _Budget) -> Iterator[bytes]:
-    """The body as it arrives: a call that waited for a whole chunk would not see how slowly it comes."""
-    since, size = patience.clock(), 0
-    while chunk := response.raw.read1(CHUNK, decode_content=True):
-        budget.spend(len(chunk))
-        yield chunk
-        size += len(chunk)
-        if (passed := patience.clock() - since) >= patience.stall:
-            if size < patience.slowest * passed:
-                raise _Again(f'only {size:,} bytes came in {passed:.0f} s')
-            since, size = patience.clock(), 0
 
 
 def _check(part: Path, sha256: str | None, sure: bool, budget: _Budget) -> None:
@@ -448,5 +494,10 @@ def _censored(text: str) -> str:
     return re.sub(r'(?<=://)[^/\s]*@', '***@', text)
 
 
+def _said(line: str) -> str:
+    """Fit to be shown: a server may write whatever it likes, at any length, into what is quoted."""
+    return shortened(plain(_censored(line)), 1000)
+
+
 def _say(line: str) -> None:
-    print(plain(_censored(line)), file=sys.stderr, flush=True)
+    print(_said(line), file=sys.stderr, flush=True)

@@ -34,6 +34,7 @@ from torch import nn
 from basicsr_ssl.archs.edsr_arch import RGB_MEAN
 from basicsr_ssl.checkpoints.layouts.layout import Found, Layout, State
 from basicsr_ssl.pruning.spec import Spec
+from basicsr_ssl.terminal import shortened
 
 _SHIFTS = tuple(f'{shift}.{part}' for shift in ('sub_mean', 'add_mean') for part in ('weight', 'bias'))
 
@@ -52,7 +53,8 @@ def read(state: State, lists: Mapping[str, Any] | None) -> Found:
     if missing := [name for name in ('conv_first', 'conv_after_body', 'upsample.0') if name not in filters]:
         raise ValueError(f'not a whole EDSR: missing or misshapen {", ".join(missing)}')
     stream = filters['conv_first']
-    full = max(stream, *middles.values()) if lists is None else _full(lists, 'head.0', stream)
+    counts = None if lists is None else _counts(lists)
+    full = max(stream, *middles.values()) if counts is None else _full(counts, 'head.0', stream)
     light = 'conv_last' not in filters
     units = 3 if light else state['conv_last.weight'].shape[1]
     scale = 4 if 'upsample.2' in filters else round((filters['upsample.0'] / units)**0.5)
@@ -63,11 +65,11 @@ def read(state: State, lists: Mapping[str, Any] | None) -> Found:
     if not light and units != full:
         widths |= {name: units for name in ('upsample.0', 'upsample.2') if name in filters}
     untold = ('res_scale', 'residual', *(() if shifts else ('img_range', 'rgb_mean')))
-    if lists is None and not widths:
+    if counts is None and not widths:
         return Found(Spec('PrunableEDSR', args), state, untold=untold)
-    if lists is not None:
+    if counts is not None:
         for j in range(blocks):
-            _full(lists, f'body.{j}.body.0', middles[f'body.{j}.mid'], full)
+            _full(counts, f'body.{j}.body.0', middles[f'body.{j}.mid'], full)
     return Found(Spec('PrunableEDSR', {**args, 'residual': 'aligned'}, widths), state, 'ASSL or SRP authors',
                  untold=('res_scale',))
 
@@ -95,26 +97,38 @@ def _without_weight_norm(state: State) -> State:
         layer, strength = name.removesuffix('.wn_scale'), state.pop(name).flatten()
         weight = state.get(f'{layer}.weight')
         if weight is None or weight.dim() != 4 or len(strength) != len(weight):
-            raise ValueError(f'{layer}: {len(strength)} factors of weight normalisation, for another number of filters')
+            raise ValueError(f'{layer}: {len(strength)} factors of weight normalisation, which do not fit its '
+                             'filters')
         norms = weight.flatten(1).norm(dim=1).clamp_min(torch.finfo(weight.dtype).tiny)
         state[f'{layer}.weight'] = weight * (strength / norms).view(-1, 1, 1, 1)
     return state
 
 
-def _full(lists: Mapping[str, Any], layer: str, width: int, full: int | None = None) -> int:
-    """Filters that a layer, by the authors' name, had before it was pruned."""
-    counts = []
+def _counts(lists: Mapping[str, Any]) -> dict[str, dict[str, int]]:
+    """How many filters of each layer, by the authors' name, the lists keep and remove."""
+    counts: dict[str, dict[str, int]] = {}
     for name in ('kept_wg', 'pruned_wg'):
         table = lists.get(name)
-        found = [units for key, units in table.items() if re.sub(r'^(module\.|model\.)*', '', str(key)) == layer
-                 ] if isinstance(table, dict) else []
-        if len(found) != 1 or not hasattr(found[0], '__len__'):
+        counts[name] = {}
+        for key, units in table.items() if isinstance(table, dict) else ():
+            layer = re.sub(r'^(module\.|model\.)*', '', str(key))
+            if layer in counts[name]:
+                raise ValueError(f'{name} names {shortened(layer)} twice')
+            if hasattr(units, '__len__'):
+                counts[name][layer] = len(units)
+    return counts
+
+
+def _full(counts: Mapping[str, Mapping[str, int]], layer: str, width: int, full: int | None = None) -> int:
+    """Filters that a layer had before it was pruned."""
+    for name, found in counts.items():
+        if layer not in found:
             raise ValueError(f'{layer}: {name} has no list of its filters')
-        counts.append(len(found[0]))
-    if counts[0] != width or full not in (None, sum(counts)):
-        raise ValueError(f'{layer}: kept_wg {counts[0]} and pruned_wg {counts[1]} filters, but the layer has {width}'
+    kept, pruned = (found[layer] for found in counts.values())
+    if kept != width or full not in (None, kept + pruned):
+        raise ValueError(f'{layer}: kept_wg {kept} and pruned_wg {pruned} filters, but the layer has {width}'
                          + (f' and the network {full} channels' if full else ''))
-    return sum(counts)
+    return kept + pruned
 
 
 def _colours(shifts: State) -> dict[str, Any]:
@@ -122,13 +136,15 @@ def _colours(shifts: State) -> dict[str, Any]:
     if not shifts:
         return {}
     bias = shifts.get('sub_mean.bias')
-    if len(shifts) < len(_SHIFTS) or bias is None or bias.shape != (3,) or not shifts['add_mean.bias'].equal(-bias):
+    if len(shifts) < len(_SHIFTS) or bias is None or bias.shape != (3,) or not bias.isfinite().all() or not (
+            shifts['add_mean.bias'].equal(-bias)):
         raise ValueError('sub_mean and add_mean are incomplete, or not each other\'s inverse')
     if any(not shifts[f'{shift}.weight'].equal(torch.eye(3).view(3, 3, 1, 1)) for shift in ('sub_mean', 'add_mean')):
         raise ValueError('sub_mean does more than shift the mean: this network divides by a deviation')
     ranges = [-float(value) / mean for value, mean in zip(bias.double(), RGB_MEAN)]
     img_range = round(ranges[0])
-    if img_range < 1 or any(abs(value / img_range - 1) > 1e-5 for value in ranges):
+    rounding = max(1e-5, torch.finfo(bias.dtype).eps)
+    if img_range < 1 or any(abs(value / img_range - 1) > rounding for value in ranges):
         raise ValueError(f'sub_mean subtracts {bias.tolist()}, which is no multiple of the mean of DIV2K')
     return {'img_range': float(img_range), 'rgb_mean': list(RGB_MEAN)}
 
