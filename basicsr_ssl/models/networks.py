@@ -72,7 +72,7 @@ def _input_network(opt: Mapping[str, Any]) -> Any:
         return net
     own, given = fresh.spec.args, net.spec.args
     if net.spec.form == 'dense' and net.spec.arch == fresh.spec.arch:
-        given = {**given, **{key: own[key] for key in getattr(net, 'pruning_args', ())}}
+        given = {**given, **{key: own[key] for key in net.pruning_args}}
     different = [f'{key}: {given.get(key)!r} in the file, {own.get(key)!r} in network_g'
                  for key in {**own, **given} if own.get(key) != given.get(key)]
     if net.spec.arch != fresh.spec.arch or different:
@@ -94,8 +94,8 @@ def read_teacher(opt: Mapping[str, Any], student: Any) -> Any:
                          'out')
     teacher: Any = read_network(opt, 'pretrain_network_teacher')
     own, other = student.spec.args, teacher.spec.args
-    keys = ('num_feat', 'bidirectional', 'scale')
-    different: list[Any] = [f'{key}: {own[key]} and {other.get(key)}' for key in keys if own[key] != other.get(key)]
+    different: list[Any] = [f'{key}: {own[key]} and {other.get(key)}' for key in student.state_args
+                            if own[key] != other.get(key)]
     if different:
         raise ValueError('path: pretrain_network_teacher must be the dense network that the compact one was cut '
                          f'from; they differ in {", ".join(different)}')
