@@ -220,7 +220,9 @@ def test_temporal_finetuning_of_a_gated_file_with_another_teacher(clips: Path, t
                                                                   flow: str) -> None:
     gated, teacher = make('gated.safetensors', gated=True, flow=flow), make('teacher.safetensors', seed=5, flow=flow)
     temporal = {'type': 'TemporalStateLoss', 'loss_weight': 0.3, **temporal}
-    opt = stage(clips, 4, model_type='TemporalFinetuneModel', train={'temporal_opt': temporal, 'accumulate': 2, 'fix_flow': 2, 'flow_lr_mul': 0.5}, path={'pretrain_network_g': 'gated.safetensors', 'pretrain_network_teacher': 'teacher.safetensors'})
+    opt = stage(clips, 4, model_type='TemporalFinetuneModel',
+                train={'temporal_opt': temporal, 'accumulate': 2, 'fix_flow': 2, 'flow_lr_mul': 0.5},
+                path={'pretrain_network_g': 'gated.safetensors', 'pretrain_network_teacher': 'teacher.safetensors'})
     assert run(opt) == 0
     net = PrunableBasicVSR(**{**SIZES, 'flow': flow})
     net.load_state_dict(reference.fold(gated.state_dict(), gated.groups))
