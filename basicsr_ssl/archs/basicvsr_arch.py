@@ -145,7 +145,7 @@ class PrunableBasicVSR(PrunableNetwork):
     layer_table = staticmethod(layer_table)
     task = 'clip'
     #: arguments that the hidden states depend on: those of two networks can be compared if these are equal
-    state_args = ('num_feat', 'bidirectional', 'scale')
+    state_args = ('num_feat', 'bidirectional')
     flow_network = property(lambda self: self.spynet)
     backward_trunk: Trunk
     forward_trunk: Trunk

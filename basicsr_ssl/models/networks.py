@@ -86,19 +86,14 @@ def read_teacher(opt: Mapping[str, Any], student: Any) -> Any:
     """The network in ``path: pretrain_network_teacher``, in eval mode and without gradients.
 
     Raises:
-        OSError, ValueError: the student has no hidden states, the file cannot be read, or its network is not one that
-            ``student`` was cut from.
+        OSError, ValueError: the file cannot be read, or its network is for another task or scale than ``student``.
     """
-    if not hasattr(student, 'hidden_states'):
-        raise ValueError(f'train: temporal_opt is of hidden states, and a {type(student).__name__} has none: leave it '
-                         'out')
     teacher: Any = read_network(opt, 'pretrain_network_teacher')
-    own, other = student.spec.args, teacher.spec.args
-    different: list[Any] = [f'{key}: {own[key]} and {other.get(key)}' for key in student.state_args
-                            if own[key] != other.get(key)]
-    if different:
-        raise ValueError('path: pretrain_network_teacher must be the dense network that the compact one was cut '
-                         f'from; they differ in {", ".join(different)}')
+    kinds = [(net.task, net.spec.args.get('scale')) for net in (student, teacher)]
+    if kinds[0] != kinds[1]:
+        (task, scale), (other_task, other_scale) = kinds
+        raise ValueError(f'path: pretrain_network_teacher holds a {type(teacher).__name__} of the task {other_task} and '
+                         f'scale {other_scale}; a student of the task {task} and scale {scale} needs one of its kind')
     return teacher.eval().requires_grad_(False)
 
 
