@@ -89,11 +89,10 @@ def read_teacher(opt: Mapping[str, Any], student: Any) -> Any:
         OSError, ValueError: the file cannot be read, or its network is for another task or scale than ``student``.
     """
     teacher: Any = read_network(opt, 'pretrain_network_teacher')
-    kinds = [(net.task, net.spec.args.get('scale')) for net in (student, teacher)]
-    if kinds[0] != kinds[1]:
-        (task, scale), (other_task, other_scale) = kinds
-        raise ValueError(f'path: pretrain_network_teacher holds a {type(teacher).__name__} of the task {other_task} and '
-                         f'scale {other_scale}; a student of the task {task} and scale {scale} needs one of its kind')
+    own, other = ((net.task, net.spec.args.get('scale')) for net in (student, teacher))
+    if own != other:
+        raise ValueError('path: pretrain_network_teacher holds a {} of the task {} and scale {}; a student of the task {} '
+                         'and scale {} needs one of its kind'.format(type(teacher).__name__, *other, *own))
     return teacher.eval().requires_grad_(False)
 
 
