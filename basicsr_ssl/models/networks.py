@@ -91,8 +91,8 @@ def read_teacher(opt: Mapping[str, Any], student: Any) -> Any:
     teacher: Any = read_network(opt, 'pretrain_network_teacher')
     own, other = ((net.task, net.spec.args.get('scale')) for net in (student, teacher))
     if own != other:
-        raise ValueError('path: pretrain_network_teacher holds a {} of the task {} and scale {}; a student of the task {} '
-                         'and scale {} needs one of its kind'.format(type(teacher).__name__, *other, *own))
+        raise ValueError('path: pretrain_network_teacher holds a {} of the task {} and scale {}; a student of the task '
+                         '{} and scale {} needs one of its kind'.format(type(teacher).__name__, *other, *own))
     return teacher.eval().requires_grad_(False)
 
 
