@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -28,7 +29,7 @@ class GrowingL2Options(BaseModel):
     ceiling: float = Field(gt=0, description='greatest penalty')
 
 
-class GrowingL2Method(Method):
+class GrowingL2Method(Method, ABC):
     """Growing regularisation (Wang et al., ICLR 2021) of the units that are to be removed.
 
     1. The network gets the gates of ``kind``.
@@ -48,9 +49,9 @@ class GrowingL2Method(Method):
         """The units that stay, as the section ``pruning`` says; the same on all processes, as their weights are."""
         return choose_units(self.net, PruningOptions.of(**self.pruning))
 
+    @abstractmethod
     def pulled(self, kept: Kept) -> dict[str, Tensor]:
         """Parameter name to a boolean mask of its shape: what is penalised if these units stay."""
-        raise NotImplementedError
 
     def select(self, kept: Kept) -> None:
         self.kept = kept
