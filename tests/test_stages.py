@@ -25,9 +25,9 @@ from tiny_runs import options, write_clips, write_options
 from torch import Tensor
 
 from basicsr_ssl import config, load_network, save_network
-from basicsr_ssl.api import with_gates, without_gates
+from basicsr_ssl.api import prune_network, with_gates, without_gates
 from basicsr_ssl.archs import PrunableBasicVSR, PrunableEDSR
-from basicsr_ssl.checkpoints.store import read_metadata
+from basicsr_ssl.checkpoints.store import build_network, read_metadata
 from basicsr_ssl.cli import main
 from basicsr_ssl.data.loader import train_loader
 from basicsr_ssl.methods import METHOD_REGISTRY, Method
@@ -272,6 +272,24 @@ def test_temporal_finetuning_of_a_gated_file_with_another_teacher(clips: Path, t
     net = PrunableBasicVSR(**{**SIZES, 'flow': flow})
     net.load_state_dict(reference.fold(gated.state_dict(), gated.groups))
     check(net, reference.finetune(net, teacher, batches(opt), opt['train']), opt)
+
+
+@pytest.mark.parametrize('args', [{}, {'flow': 'spynet_small'}, {**EDSR, 'residual': 'aligned'}],
+                         ids=['BasicVSR', 'flow', 'EDSR'])
+def test_training_from_scratch_takes_only_the_shape_of_a_file(clips: Path, args: dict[str, Any]) -> None:
+    small: Any = prune_network(make('whole.safetensors', **args), 0.4, score='l1')
+    small.provenance = {'method': 'one-shot'}
+    save_network(small, 'start.safetensors')
+    opt = stage(clips, 4, train={'fix_flow': 9}, path={'pretrain_network_g': 'start.safetensors', 'reinitialise': True})
+    opt = images(opt, clips) if small.task == 'image' else opt
+    assert run(opt) == 0
+    torch.manual_seed(opt['manual_seed'])
+    load_network('start.safetensors')  # draws random numbers too
+    fresh: Any = build_network(small.spec).double()
+    if small.flow_network is not None:
+        fresh.flow_network.load_state_dict(small.flow_network.state_dict())
+    check(fresh, reference.reconstruct(fresh, batches(opt), opt['train']), opt)
+    assert load_network(output()).spec == small.spec
 
 
 class StopAt(logging.Handler):

@@ -89,7 +89,7 @@ def reinitialised(net: Any) -> Any:
 
     Its flow network keeps its own: dense networks do not start without a trained one either.
     """
-    fresh: Any = build_network(replace(net.spec, gates=''))
+    fresh: Any = build_network(replace(net.spec, gates='')).to(next(net.parameters()))
     if net.flow_network is not None:
         fresh.flow_network.load_state_dict(net.flow_network.state_dict())
     told = getattr(net, 'provenance', {}).get('method')
