@@ -5,10 +5,10 @@
     python benchmarks/images.py --force train:optim_g:lr=5e-4 --tag lr5e-4      # a sweep is one more run
     python benchmarks/images.py --table                               # of what is finished
 
-What a method is stands in options/train/photos/, what all share in options/_base_/experiments/photos_x2.yml, with the data
-that it expects. A run is a recipe of its own, experiments/photos_<method>_<share>_<seed>[_<tag>]; what is finished is
-skipped, and what was interrupted goes on. The table gives mean and standard deviation over the seeds, of PSNR in dB and
-SSIM on Y: of the finished network, and in the column "pruned" PSNR on Set5 before its finetuning.
+What a method is stands in options/train/photos/, what all share in options/_base_/experiments/photos_x2.yml, with the
+data that it expects. A run is a recipe of its own, experiments/photos_<method>_<share>_<seed>[_<tag>]; what is finished
+is skipped, and what was interrupted goes on. The table gives mean and standard deviation over the seeds, of PSNR in dB
+and SSIM on Y: of the finished network, and in the column "pruned" PSNR on Set5 before its finetuning.
 """
 
 from __future__ import annotations
@@ -38,8 +38,8 @@ def run_name(method: str, share: float, seed: int, tag: str) -> str:
 
 def train(args: argparse.Namespace, method: str, share: float, seed: int) -> int:
     name = run_name(method, share, seed, args.tag)
-    command = [sys.executable, '-m', 'basicsr_ssl', 'train', '-opt', str(OPTIONS / f'EDSR_x2_{method}.yml'), '--force_yml',
-               f'name={name}', f'path:root={args.root}', f'manual_seed={seed}', f'pruning:seed={seed}',
+    command = [sys.executable, '-m', 'basicsr_ssl', 'train', '-opt', str(OPTIONS / f'EDSR_x2_{method}.yml'),
+               '--force_yml', f'name={name}', f'path:root={args.root}', f'manual_seed={seed}', f'pruning:seed={seed}',
                f'pruning:ratio={share}', *args.force]
     log = Path(args.root, f'{name}.log')
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -57,10 +57,11 @@ def network(root: str, name: str, stage: str) -> Any:
 
 def table(args: argparse.Namespace) -> str:
     """Markdown; a row for each method and share of which a run is finished."""
-    lines = ['| method | MACs removed | params | MACs | seeds | pruned | Set5 | Set14 |', '|---|---:|---:|---:|---:|---:|---:|---:|']
+    lines = ['| method | MACs removed | params | MACs | seeds | pruned | Set5 | Set14 |',
+             '|---|---:|---:|---:|---:|---:|---:|---:|']
     for share, method in product(args.shares, args.methods):
-        pairs = [[network(args.root, run_name(method, share, seed, args.tag), stage) for stage in ('pruning', 'finetune')]
-                 for seed in args.seeds]
+        names = [run_name(method, share, seed, args.tag) for seed in args.seeds]
+        pairs = [[network(args.root, name, stage) for stage in ('pruning', 'finetune')] for name in names]
         pairs = [(pruned.provenance['metrics'], last) for pruned, last in pairs if last is not None]
         if not pairs:
             continue
@@ -87,7 +88,8 @@ def main() -> int:
     parser.add_argument('--jobs', type=int, default=2, help='runs at a time')
     parser.add_argument('--threads', type=int, default=1, help='of each run')
     parser.add_argument('--root', default='.', help='folder of experiments/')
-    parser.add_argument('--force', nargs='+', default=[], metavar='KEY=VALUE', help='as --force_yml of basicsr-ssl train')
+    parser.add_argument('--force', nargs='+', default=[], metavar='KEY=VALUE',
+                        help='as --force_yml of basicsr-ssl train')
     parser.add_argument('--tag', default='', help='end of the names of these runs, if --force makes them others')
     parser.add_argument('--table', action='store_true', help='only the table of what is finished')
     args = parser.parse_args()

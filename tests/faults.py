@@ -13,8 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 #: the stages first: what they notice is noticed soonest
 TESTS = [f'tests/test_{name}.py' for name in (
-    'stages', 'regularizers', 'methods', 'temporal_loss', 'scores', 'selection', 'surgery', 'gates', 'cost', 'data', 'flow',
-    'training', 'recipes', 'config', 'bad_input')]
+    'stages', 'regularizers', 'methods', 'temporal_loss', 'scores', 'selection', 'surgery', 'gates', 'cost', 'data',
+    'flow', 'training', 'recipes', 'config', 'bad_input')]
 
 # file below the package, old text (exactly once there), new text
 FAULTS: list[tuple[str, str, str]] = [

@@ -38,8 +38,8 @@ def learn_sparsity(net: Any, batches: Iterable[Batch], train: Mapping[str, Any],
                    pruning: Mapping[str, Any]) -> Trained:
     """After ``select_iter`` iterations units are selected, and what is theirs is pulled to zero.
 
-    Of ``SSL`` (section 3.3) these are their gates; of ``ASSL`` the norms of their filters, which are gates too, and their
-    biases; of ``SRP``, whose network has no gates, their filters and biases. The flow network does not train.
+    Of ``SSL`` (section 3.3) these are their gates; of ``ASSL`` the norms of their filters, which are gates too, and
+    their biases; of ``SRP``, whose network has no gates, their filters and biases. The flow network does not train.
     """
     method, done = sparsity.get('type', 'SSL'), 0
     kind = {'SSL': 'scale', 'ASSL': 'weight_norm', 'SRP': ''}[method]
@@ -71,7 +71,7 @@ def learn_sparsity(net: Any, batches: Iterable[Batch], train: Mapping[str, Any],
                     for gate in gates_of(group) if kind else ():
                         mark(gate, 0, unit)
                     for name, dim, index in own(group, unit):
-                        if method == 'SRP' or method == 'ASSL' and name.endswith('bias'):
+                        if method == 'SRP' or (method == 'ASSL' and name.endswith('bias')):
                             mark(name, dim, index)
         factor = min(sparsity['ceiling'], sparsity['delta'] * (step // sparsity['interval']))
         for name, mask in pulled.items():
@@ -255,5 +255,5 @@ def fold(state: Mapping[str, Tensor], groups: Iterable[Any], kind: str = 'scale'
 def norm(state: Mapping[str, Tensor], group: Any, gate: str, unit: int) -> float:
     """Of the weights of a unit that one of its gates scales."""
     gates = {part.param: part.gate for part in group.slices if part.gate}
-    return math.sqrt(sum(float(state[name].movedim(dim, 0)[index].square().sum()) for name, dim, index in own(group, unit)
-                         if gates[name] == gate and state[name].dim() > 1))
+    return math.sqrt(sum(float(state[name].movedim(dim, 0)[index].square().sum())
+                         for name, dim, index in own(group, unit) if gates[name] == gate and state[name].dim() > 1))

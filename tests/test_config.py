@@ -807,8 +807,8 @@ def test_digest_ignores_what_does_not_decide_the_result(load, change):
 
 @pytest.mark.parametrize('change', [
     'manual_seed=1', 'train:total_iter=10', 'train:optim_g:lr=1e-5', 'train:accumulate=2', 'train:amp=bf16',
-    'sparsity:delta=2e-4', 'pruning:ratio=0.4', 'path:reinitialise=true', 'network_g:num_block=2', 'datasets:train:gt_size=32',
-    'datasets:train:batch_size_per_gpu=2', 'datasets:train:photos=[coffee]'])
+    'sparsity:delta=2e-4', 'pruning:ratio=0.4', 'path:reinitialise=true', 'network_g:num_block=2',
+    'datasets:train:gt_size=32', 'datasets:train:batch_size_per_gpu=2', 'datasets:train:photos=[coffee]'])
 def test_digest_obeys_what_decides_the_result(load, change):
     assert config.digest(load(STAGE, overrides=[change])) != config.digest(load(STAGE))
 

@@ -13,7 +13,6 @@ from torch import Tensor
 
 from basicsr_ssl.api import choose_units, with_gates
 from basicsr_ssl.archs import PrunableEDSR
-from basicsr_ssl.config import load_options, stage_options
 from basicsr_ssl.methods import METHOD_REGISTRY
 from basicsr_ssl.methods.assl import alignment_loss
 from basicsr_ssl.pruning.options import PruningOptions
@@ -94,7 +93,7 @@ def test_srp_takes_the_least_filters_and_of_a_stream_random_ones() -> None:
         size = net.get_parameter(f'body.{j}.conv1.weight').detach().abs().sum((1, 2, 3))
         assert all(chosen[f'body.{j}.mid'] == sorted(size.argsort()[:3].tolist()) for chosen in by_name.values())
     assert by_name[0]['stream'] != by_name[1]['stream'] and len(by_name[0]['stream']) == 3
-    assert gone(method('SRP', edsr(seed=1), seed=1).choose(), net)['stream'] == by_name[1]['stream']  # whatever the weights
+    assert gone(method('SRP', edsr(seed=1), seed=1).choose(), net)['stream'] == by_name[1]['stream']
     scored = method('SRP', edsr(), {'aligned': 'score'})
     assert scored.choose() == choose_units(net, PruningOptions.of(ratio=0.4, scope='local', score='l1'))
 
@@ -112,10 +111,11 @@ def test_ssl_pulls_at_gates_assl_at_norms_and_biases_srp_at_filters_and_biases()
         expected = {}
         for name, parameter in chosen.net.named_parameters():
             layer, part = name.rsplit('.', 1)
-            if part == 'weight' and kind != 'SRP' or part == 'bias' and kind == 'SSL' or layer == 'conv_last':
+            if (part == 'weight' and kind != 'SRP') or (part == 'bias' and kind == 'SSL') or layer == 'conv_last':
                 continue
             expected[name] = torch.zeros_like(parameter, dtype=torch.bool)
-            expected[name][:4 if layer == 'upsample.0' and part != 'gate' else 1] = True  # four make one after the shuffle
+            # four filters make one channel after the shuffle
+            expected[name][:4 if layer == 'upsample.0' and part != 'gate' else 1] = True
         masks = pulled(chosen)
         assert masks.keys() == expected.keys(), kind
         assert all(torch.equal(mask, expected[name]) for name, mask in masks.items()), kind
