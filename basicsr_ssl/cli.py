@@ -83,8 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     convert = add('convert', _convert, 'import a network file of another project, or export a dense one to BasicSR')
     convert.add_argument('source', help='a network file, or zoo://NAME')
     convert.add_argument('output')
-    convert.add_argument('--to', choices=('safetensors', 'basicsr'), default='safetensors',
-                         help="format of the output: this project's safetensors, or BasicSR's .pth")
+    convert.add_argument('--to', choices=('safetensors', 'sparse', 'basicsr'), default='safetensors',
+                         help="format of the output: this project's safetensors, of masked weights only those that are "
+                              "left (sparse), or BasicSR's .pth")
 
     for command in (info, convert):
         command.add_argument('--param-key', choices=('params', 'params_ema'),
