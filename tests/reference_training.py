@@ -58,6 +58,28 @@ def learn_sparsity(net: Any, batches: Iterable[Batch], train: Mapping[str, Any],
     return trained._replace(kept=chosen or None)
 
 
+def train_aware(net: Any, batches: Iterable[Batch], train: Mapping[str, Any], sparsity: Mapping[str, Any],
+                pruning: Mapping[str, Any]) -> Trained:
+    """Pruning-aware training: alpha * sum g^2 over the units of least norm, chosen every ``interval`` iterations.
+
+    The flow network does not train. The gates of ``net`` are norms.
+    """
+    choices: list[Kept] = []
+
+    def penalise(iteration: int) -> None:
+        if iteration % sparsity['interval'] == 1 % sparsity['interval']:
+            choices.append(strongest(net.state_dict(), net.groups, pruning['ratio']))
+        parameters = dict(net.named_parameters())
+        for group in net.groups:
+            for gate in gates_of(group):
+                for unit in set(range(group.size)) - set(choices[-1][group.name]):
+                    parameters[gate].grad[unit] += 2 * sparsity['alpha'] * parameters[gate].detach()[unit]
+
+    trained = _loop(net, batches, train, lambda lq, gt: charbonnier(net(lq), gt), math.inf, penalise)
+    assert any(choice != choices[0] for choice in choices)  # else nothing was chosen anew
+    return trained._replace(kept=choices[-1])
+
+
 def finetune(net: Any, teacher: Any, batches: Iterable[Batch], train: Mapping[str, Any]) -> Trained:
     """SSL, section 3.4: the hidden states are held to those of the dense network besides."""
     def loss(lq: Tensor, gt: Tensor) -> Tensor:
@@ -170,6 +192,18 @@ def rank(state: Mapping[str, Tensor], groups: Iterable[Any], ratio: float, score
     count = math.floor(ratio * len(line) + 0.5)
     gone = {(name, unit) for _, name, unit, _ in [entry for entry in sorted(line) if not entry[3]][:count]}
     return {group.name: [unit for unit in range(group.size) if (group.name, unit) not in gone] for group in groups}
+
+
+def strongest(state: Mapping[str, Tensor], groups: Iterable[Any], ratio: float) -> Kept:
+    """Of every group all but the ``ratio`` whose own weights are the shortest; gates are norms of units."""
+    def own(group: Any, weights: Mapping[str, Tensor], gate: str | None = None) -> Tensor:
+        return torch.cat([weights[part.param].movedim(part.dim, 0).reshape(group.size, -1) for part in group.slices
+                          if part.gate and part.gate == (gate or part.gate) and weights[part.param].dim() > 1], 1)
+
+    factors = {gate: state[gate] / own(group, state, gate).norm(dim=1) for group in groups for gate in gates_of(group)}
+    folded = fold({**state, **factors}, groups)
+    return {group.name: sorted(own(group, folded).norm(dim=1).argsort()[math.floor(ratio * group.size + 0.5):].tolist())
+            for group in groups}
 
 
 def fold(state: Mapping[str, Tensor], groups: Iterable[Any]) -> dict[str, Tensor]:
