@@ -136,6 +136,72 @@ def kept_units_chart(path: str | os.PathLike, report: Mapping[str, Any]) -> None
     _save(figure, path)
 
 
+def share_chart(path: str | os.PathLike, curves: Mapping[str, Mapping[float, float]], level: float | None,
+                title: str) -> None:
+    """Draw PSNR against the share that was removed, a line for each method.
+
+    Args:
+        path: PNG file.
+        curves: by label, PSNR in dB by share in [0, 1]. Labels that begin with ``published`` are drawn dashed.
+        level: PSNR before anything was removed; None: not drawn.
+        title: above the chart.
+
+    Raises:
+        ValueError: there is nothing to draw.
+        OSError: the file could not be written.
+    """
+    if not any(curves.values()):
+        raise ValueError('no figures to draw: run some rows of the study first')
+    figure = Figure(figsize=(6.4, 4), dpi=DPI, facecolor='white')
+    figure.set_layout_engine('constrained')
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    if level is not None:
+        axes.axhline(level, color='0.6', linewidth=1, label='nothing removed')
+    for label, curve in curves.items():
+        shares = sorted(curve)
+        published = label.startswith('published')
+        axes.plot([100 * share for share in shares], [curve[share] for share in shares], label=label, linewidth=1.5,
+                  marker='x' if published else 'o', markersize=4, linestyle='--' if published else '-')
+    axes.set_xlabel('removed, %')
+    axes.set_ylabel('PSNR, dB')
+    axes.set_title(title, fontsize=10)
+    axes.grid(color='0.9')
+    axes.legend(fontsize=8, frameon=False)
+    _save(figure, path)
+
+
+def heatmap(path: str | os.PathLike, rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]],
+            title: str) -> None:
+    """Draw a table of numbers, one colour each; values that are not finite are left white.
+
+    Args:
+        path: PNG file.
+        rows, columns: their labels.
+        values: a list for each row.
+        title: above the picture.
+
+    Raises:
+        OSError: the file could not be written.
+    """
+    table = np.ma.masked_invalid(np.asarray(values, dtype=float))
+    figure = Figure(figsize=(2.6 + 0.55 * len(columns), 0.9 + 0.22 * len(rows)), dpi=DPI, facecolor='white')
+    figure.set_layout_engine('constrained')
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    image = axes.imshow(table, aspect='auto', cmap='viridis')
+    middle = (table.min() + table.max()) / 2
+    for (i, j), value in np.ndenumerate(table.filled(np.nan)):
+        if np.isfinite(value):
+            axes.text(j, i, f'{value:.2f}', ha='center', va='center', fontsize=6,
+                      color='white' if value < middle else 'black')
+    axes.set_xticks(range(len(columns)), columns, fontsize=7)
+    axes.set_yticks(range(len(rows)), rows, fontsize=7)
+    axes.set_title(title, fontsize=9)
+    figure.colorbar(image, ax=axes)
+    _save(figure, path)
+
+
 def _fit(text: Text, width: float, canvas: FigureCanvasAgg) -> None:
     """Make a text smaller if it is wider than ``width`` pixels."""
     needed = text.get_window_extent(canvas.get_renderer()).width
