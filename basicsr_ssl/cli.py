@@ -80,9 +80,10 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument('files', nargs='+', metavar='FILE', help='network files, or zoo://NAME')
     info.add_argument('--json', action='store_true', help='for programs; of several files, a list')
 
-    sensitive = add('sensitivity', _sensitivity, 'PSNR after pruning one part of a network at a time, without finetuning')
+    sensitive = add('sensitivity', _sensitivity, 'PSNR after pruning one part of a network, without finetuning')
     sensitive.add_argument('file', metavar='FILE', help='a network file, or zoo://NAME')
-    sensitive.add_argument('--data', required=True, metavar='DIR', help='a folder of GT frames for each clip (or images)')
+    sensitive.add_argument('--data', required=True, metavar='DIR',
+                           help='with a folder of GT frames for each clip, or GT images')
     sensitive.add_argument('--lq', metavar='DIR', help='the same of LR frames (default: made from GT)')
     sensitive.add_argument('--degradation', choices=('BI', 'BD'), default='BI', help='how LR is made (default: BI)')
     sensitive.add_argument('--max-frames', type=int, metavar='N', help='of each clip (default: all)')

@@ -4,9 +4,9 @@
     python scripts/pruning_study.py --set BasicVSR_REDS --launcher pytorch
 
 Every row is a recipe, ``options/train/pruning_vsr/train_<set>_<method>.yml`` at a ratio, from the same dense network.
-What is finished is skipped, what was interrupted goes on: run it again until it is done, or with ``--before`` first, for
-the figures that need no finetuning. Tables, figures (JSON) and plots are written to ``results/pruning_vsr_<set>/`` after
-every row.
+What is finished is skipped, what was interrupted goes on: run it again until it is done, or with ``--before`` first,
+for the figures that need no finetuning. Tables, figures (JSON) and plots are written to ``results/pruning_vsr_<set>/``
+after every row.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from basicsr_ssl import config, load_network, pipeline
+from basicsr_ssl import load_network, pipeline
 from basicsr_ssl.api import network_cost
 from basicsr_ssl.checkpoints.store import read_metadata, save_network
 from basicsr_ssl.evaluation.result import to_json
@@ -41,8 +41,8 @@ def main() -> int:
     parser.add_argument('--set', default='clips', help='which recipes: train_<set>_<method>.yml')
     parser.add_argument('--rows', nargs='+', type=_row, default=list(ROWS), metavar='METHOD:RATIO',
                         help=f'method ({", ".join(METHODS)}) and ratio, in this order (default: all of the study)')
-    parser.add_argument('--before', action='store_true', help='only prune and measure, without finetuning; methods that '
-                                                              'train before pruning are left out')
+    parser.add_argument('--before', action='store_true', help='only prune and measure, without finetuning; rows that '
+                                                              'train before they prune are left out')
     parser.add_argument('--launcher', choices=('none', 'pytorch', 'slurm'), default='none')
     parser.add_argument('--force_yml', nargs='+', action='extend', default=[], metavar='KEY=VALUE',
                         help='change options of all rows, e.g. path:pretrain_network_g=dense.safetensors')
@@ -51,7 +51,8 @@ def main() -> int:
         for method, ratio in args.rows:
             if args.before and method == 'aware':
                 continue
-            pipeline.train(_recipe(args.set, method), args.launcher, [*args.force_yml, *_overrides(args.set, method, ratio)],
+            overrides = [*args.force_yml, f'name={_name(args.set, method, ratio)}', f'pruning:ratio={ratio}']
+            pipeline.train(f'options/train/pruning_vsr/train_{args.set}_{method}.yml', args.launcher, overrides,
                            until='pruning' if args.before else None)
             if int(os.environ.get('RANK', 0)) == 0:
                 write_study(f'results/pruning_vsr_{args.set}', args.set)
@@ -71,16 +72,8 @@ def _row(text: str) -> tuple[str, float]:
     return method, float(ratio)
 
 
-def _recipe(data: str, method: str) -> str:
-    return f'options/train/pruning_vsr/train_{data}_{method}.yml'
-
-
 def _name(data: str, method: str, ratio: float) -> str:
     return f'pruning_vsr_{data}_{method}_{ratio * 100:g}'
-
-
-def _overrides(data: str, method: str, ratio: float) -> list[str]:
-    return [f'name={_name(data, method, ratio)}', f'pruning:ratio={ratio}']
 
 
 # ---- what was found
@@ -154,8 +147,8 @@ def write_study(folder: str, data: str) -> None:
 
 def _line(label: str, row: Mapping[str, Any], sets: list[str], metrics: tuple[str, str]) -> dict[str, Any]:
     psnr, ssim = metrics
-    line: dict[str, Any] = {'method': label, 'share': f'{row["ratio"]:.0%}', 'params': row['params'], 'macs': row['macs'],
-                            'size': row.get('bytes_sparse', row['bytes'])}
+    line: dict[str, Any] = {'method': label, 'share': f'{row["ratio"]:.0%}', 'params': row['params'],
+                            'macs': row['macs'], 'size': row.get('bytes_sparse', row['bytes'])}
     if 'left' in row:
         line['left'] = f'{row["left"]:,}'
     for i, name in enumerate(sets):

@@ -70,7 +70,7 @@ def test_a_compact_network(tmp_path):
         'checksum': True, 'param_keys': [], 'format': 'basicsr_ssl', 'arch': 'PrunableBasicVSR', 'form': 'compact',
         'args': {'num_feat': 8, 'num_block': 2, 'tail_feat': 6, 'scale': 4, 'bidirectional': False, 'act': 'lrelu',
                  'flow': 'none'},
-        'kept': UNITS, 'selected': None,
+        'kept': UNITS, 'selected': None, 'left': None,
         'params': sum(size for name, size in shapes.items() if name.endswith(('weight', 'bias'))),
         'params_with_flow': sum(size for name, size in shapes.items() if name.endswith(('weight', 'bias'))),
         'macs': counted_macs(net, False), 'macs_with_flow': counted_macs(net, False), 'lr_size': [H, W],

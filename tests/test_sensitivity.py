@@ -38,7 +38,7 @@ def psnr_by_hand(net: Any, clips: Path, frames: int) -> float:
     """Mean over clips of the mean over frames, of the Y channel of 8-bit frames."""
     means = []
     for clip in sorted(clips.iterdir()):
-        gt = [cv2.imread(str(file)) for file in sorted(clip.iterdir())[:frames]]
+        gt: Any = [cv2.imread(str(file)) for file in sorted(clip.iterdir())[:frames]]
         lq = torch.stack([degrade(torch.from_numpy(image[..., ::-1].copy()).movedim(2, 0).float() / 255, 'BI', 4)
                           for image in gt])
         lq = (lq.clamp(0, 1) * 255).round() / 255
@@ -116,8 +116,10 @@ def test_single_groups() -> None:
 
 def test_the_largest_share_within_a_drop() -> None:
     found = {'psnr': 30.0, 'parts': {
-        'a': {'groups': ['x.a', 'y.a'], 'psnr': [29.95, 29.92, 29.0]}, 'b': {'groups': ['b'], 'psnr': [29.8, 29.99, 29.99]},
-        'c': {'groups': ['c'], 'psnr': [30.5, float('nan'), 30.0]}, 'd': {'groups': ['d'], 'psnr': [30.0, 29.95, 30.1]}}}
+        'a': {'groups': ['x.a', 'y.a'], 'psnr': [29.95, 29.92, 29.0]},
+        'b': {'groups': ['b'], 'psnr': [29.8, 29.99, 29.99]},
+        'c': {'groups': ['c'], 'psnr': [30.5, float('nan'), 30.0]},
+        'd': {'groups': ['d'], 'psnr': [30.0, 29.95, 30.1]}}}
     assert shares_within(found, (0.1, 0.2, 0.3), 0.1) == {'x.a': 0.2, 'y.a': 0.2, 'b': 0, 'c': 0.1, 'd': 0.3}
     reverse = {**found, 'parts': {name: {**part, 'psnr': part['psnr'][::-1]} for name, part in found['parts'].items()}}
     assert shares_within(reverse, (0.3, 0.2, 0.1), 0.1) == {'x.a': 0.2, 'y.a': 0.2, 'b': 0, 'c': 0.1, 'd': 0.3}

@@ -175,8 +175,8 @@ def test_sparsity_learning_and_pruning(clips: Path, score: str, flow: str) -> No
 def test_pruning_aware_training_and_pruning(clips: Path, flow: str) -> None:
     net = make('start.safetensors', seed=3, gates='weight_norm', flow=flow)
     pruning = {'ratio': 0.4, 'score': 'l2', 'scope': 'local'}
-    opt = stage(clips, 6, model_type='SparsityLearningModel', train={**RATES, 'gate_lr_mul': 60}, sparsity=AWARE, pruning=pruning,
-                path={'pretrain_network_g': 'start.safetensors'})
+    opt = stage(clips, 6, model_type='SparsityLearningModel', train={**RATES, 'gate_lr_mul': 60}, sparsity=AWARE,
+                pruning=pruning, path={'pretrain_network_g': 'start.safetensors'})
     assert run(opt) == 0
     trained = reference.train_aware(net, batches(opt), opt['train'], AWARE, pruning)
     check(net, trained, opt)

@@ -127,7 +127,8 @@ def test_pruning_aware_training_from_a_new_network(folder: Path) -> None:
     kept = read_metadata(stages['aware'])['selection']['kept']
     pruned: Any = load_network(stages['pruning'])
     assert {group.name: group.size for group in pruned.groups} == {name: len(units) for name, units in kept.items()}
-    assert pruned.spec.widths['fusion'] == 6 and read_metadata(stages['finetune'])['method'].startswith('sparsity learn')
+    assert pruned.spec.widths['fusion'] == 6
+    assert read_metadata(stages['finetune'])['method'].startswith('sparsity learning: l2, local, 25.00% of units')
 
 
 @pytest.mark.parametrize('row', ['naive', 'naive:', 'naive:1', 'naive:x', 'clever:0.1'])

@@ -49,8 +49,8 @@ def convert(source: str, output: str, to: str = 'safetensors', param_key: str | 
             raise ValueError(f'{source} tells by itself what {key} is, {net.spec.args.get(key)!r}; leave it out'
                              if key in net.spec.args else f'{type(net).__name__} has no argument {key}')
     if to == 'sparse' and net.spec.gates != 'mask':
-        raise ValueError(f'{source} has no mask, and all its weights count: prune it with structure: weights, or choose '
-                         '--to safetensors')
+        raise ValueError(f'{source} has no mask, and all its weights count: prune it with structure: weights, or '
+                         'choose --to safetensors')
     state = _to_basicsr(source, net) if to == 'basicsr' else {}
     found = _found(source, net)
     if os.path.exists(output):

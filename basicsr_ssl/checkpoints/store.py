@@ -59,9 +59,9 @@ def save_network(net: nn.Module, path: str | os.PathLike, /, *, encoding: Litera
     Raises:
         OSError: the file could not be written.
         TypeError: the network carries no spec, or a provenance value is no JSON.
-        ValueError: provenance names ``spec``, ``versions``, ``checksum`` or ``sparse``, has two keys that are one in JSON, or is
-            nested too deep; or the network is not what its spec says, so that the file could not be loaded: layers were
-            replaced, or carry masks or parametrizations.
+        ValueError: provenance names ``spec``, ``versions``, ``checksum`` or ``sparse``, has two keys that are one in
+            JSON, or is nested too deep; or the network is not what its spec says, so that the file could not be loaded:
+            layers were replaced, or carry masks or parametrizations of others.
     """
     net = _unwrapped(net)
     spec = _spec_of(net)

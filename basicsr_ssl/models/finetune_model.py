@@ -20,7 +20,8 @@ class TemporalFinetuneModel(ReconstructionModel):
     """SSL, section 3.4: reconstruction loss plus temporal finetuning loss.
 
     The teacher (``path: pretrain_network_teacher``, the dense network) runs in eval mode, without gradients and outside
-    DDP; only its hidden states are computed. Gates of units, if the network still has any, are folded first; masks stay.
+    DDP; only its hidden states are computed. Gates of units, if the network still has any, are folded first; a mask
+    stays.
     """
 
     losses = ('pixel_opt', 'temporal_opt')

@@ -32,7 +32,8 @@ class PruningOptions(BaseModel):
     ratio: float = Field(None, validate_default=True, description=(  # type: ignore[assignment]
         'share of the budget to remove, at least 0 and below 1; with ratios 0 unless given'))
     budget: Literal['units', 'params', 'macs'] = Field('units', description=(
-        'what the ratio is a share of (units also means filters, or weights); parameters and MACs are counted without the flow network'))
+        'what the ratio is a share of (units also means filters, or weights); parameters and MACs are counted without '
+        'the flow network'))
     score: Score = Field('gate', description=(
         "a unit's importance: magnitude of its gate, L1 or L2 norm of its weights, or chance"))
     scope: Scope = Field('global', description='rank all units together, or take the same share from every group')
@@ -86,7 +87,7 @@ class PruningOptions(BaseModel):
             raise ValueError('\n'.join(
                 f'{detail["loc"][0]} is missing' if detail['type'] == 'missing' else
                 f'{".".join(map(str, detail["loc"]))}: {detail["msg"]}, got {detail["input"]!r}' if detail['loc'] else
-                str(detail['ctx']['error']) for detail in error.errors())) from None
+                detail["msg"].removeprefix('Value error, ') for detail in error.errors())) from None
 
 
 def check_named(ratios: Mapping[str, float], names: Iterable[str], what: str) -> None:

@@ -45,10 +45,9 @@ def describe(path: str | os.PathLike, param_key: str | None = None,
         then verified; else None), ``param_keys`` (which sets of weights a file of another project has, by the names
         that ``param_key`` takes), ``format`` (``basicsr_ssl``, or whose it is), ``arch``, ``form``,
         ``args``, ``kept`` (``{group: [units kept, units of the dense network]}``), ``selected`` (the same, of a gated
-        network for which it is decided what will be kept; else None), ``left`` (``{layer: [weights that a mask leaves, all]}``;
-        None without a mask), ``params``, ``params_with_flow``, ``macs``,
-        ``macs_with_flow`` (per frame of ``lr_size``, (h, w)), ``dtype``, ``not_finite`` (names of tensors with infinity
-        or NaN), and what a file of this project says of itself: ``stage``, ``method``, ``parents``, ``figures``,
+        network for which it is decided what will be kept; else None), ``left`` (``{layer: [weights that a mask leaves,
+        all]}``; None without a mask), ``params``, ``params_with_flow``, ``macs``, ``macs_with_flow``
+        (per frame of ``lr_size``, (h, w)), ``dtype``, ``not_finite`` (names of tensors with infinity or NaN), and what a file of this project says of itself: ``stage``, ``method``, ``parents``, ``figures``,
         ``versions``, ``provenance`` (the rest). What the file does not say is None.
 
     Raises:
@@ -117,7 +116,7 @@ def format_info(described: Mapping[str, Any], width: int | None = None, blocks: 
     lines = [head, '', *(line for label, text in facts for line in _wrapped(label, text, indent, width))]
     for title, kept, shown in (('Units kept', described['kept'], described['form'] == 'compact'),
                                ('Units to be kept', described['selected'], True),
-                               ('Weights left by the mask', described['left'], True)):
+                               ('Weights left by the mask', described.get('left'), True)):
         if kept and shown:
             units, size = map(sum, zip(*kept.values()))
             full = _columns([1], blocks)
