@@ -193,6 +193,12 @@ def test_pruning_aware_training_and_pruning(clips: Path, flow: str) -> None:
            'path': {'pretrain_network_g': str(output())}, 'logger': {'use_tb_logger': False}}
     assert run(opt) == 0
     check_cut(net, trained.ema, trained.kept, 'sparsity learning')
+    # so it is with a file of a version that knew fewer settings
+    told['pruning'] = {key: value for key, value in told['pruning'].items() if key not in ('structure', 'ratios')}
+    save_network(load_network(output()), 'older.safetensors', selection=told)
+    opt['path'] = {'pretrain_network_g': 'older.safetensors'}
+    assert run(opt) == 0
+    check_cut(net, trained.ema, trained.kept, 'sparsity learning')
 
 
 def test_pruning_aware_training_of_a_dense_network(clips: Path) -> None:

@@ -47,8 +47,9 @@ def describe(path: str | os.PathLike, param_key: str | None = None,
         ``args``, ``kept`` (``{group: [units kept, units of the dense network]}``), ``selected`` (the same, of a gated
         network for which it is decided what will be kept; else None), ``left`` (``{layer: [weights that a mask leaves,
         all]}``; None without a mask), ``params``, ``params_with_flow``, ``macs``, ``macs_with_flow``
-        (per frame of ``lr_size``, (h, w)), ``dtype``, ``not_finite`` (names of tensors with infinity or NaN), and what a file of this project says of itself: ``stage``, ``method``, ``parents``, ``figures``,
-        ``versions``, ``provenance`` (the rest). What the file does not say is None.
+        (per frame of ``lr_size``, (h, w)), ``dtype``, ``not_finite`` (names of tensors with infinity or NaN), and what
+        a file of this project says of itself: ``stage``, ``method``, ``parents``, ``figures``, ``versions``,
+        ``provenance`` (the rest). What the file does not say is None.
 
     Raises:
         FileNotFoundError: no such file.
