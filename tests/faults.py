@@ -124,7 +124,7 @@ FAULTS: list[tuple[str, str, str]] = [
     ('checkpoints/sparse.py', "bool(flat[count:].any())", 'False'),
     ('checkpoints/sparse.py', "int(flat.sum()) != len(values)", 'False'),
     ('checkpoints/sparse.py', '> MOST_BYTES', '< 0'),
-    ('report/sensitivity.py', 'if not found', 'if found'),
+    ('report/sensitivity.py', "if not found['psnr'] - value", "if found['psnr'] - value"),
     ('report/sensitivity.py', 'sorted(zip(shares', 'list(zip(shares'),
     ('report/sensitivity.py', 'dict.fromkeys(groups, share), score', 'dict.fromkeys(groups[:1], share), score'),
 ]

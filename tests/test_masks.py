@@ -205,7 +205,28 @@ def test_bits_and_values_by_hand() -> None:
     assert torch.equal(decoded['a.weight'], weight) and torch.equal(decoded['a.weight_mask'], mask)
 
 
-@pytest.mark.parametrize('damage', ['values', 'bits', 'padding', 'shape', 'huge', 'missing', 'type'])
+def test_what_is_not_as_its_shape_says_is_refused() -> None:
+    bits, values = torch.tensor([3], dtype=torch.uint8), torch.ones(2)
+    assert from_sparse({'a_bits': bits, 'a_values': values}, {'a': [2]})['a'].tolist() == [1, 1]
+    with pytest.raises(ValueError, match='not as many values as bits'):  # one bit lies beyond the weights
+        from_sparse({'a_bits': bits, 'a_values': values}, {'a': [1]})
+    with pytest.raises(ValueError, match='is not as its shape says'):
+        from_sparse({'a_bits': bits, 'a_values': values}, {'a': [9]})
+    with pytest.raises(ValueError, match='more memory than any network'):  # 17 MB that claim to be more than 1 GB
+        from_sparse({'a_bits': torch.zeros(17_000_000, dtype=torch.uint8), 'a_values': values}, {'a': [136_000_000]})
+
+
+def test_filters_by_their_root_mean_square() -> None:
+    net = tiny_net(tail_feat=8)
+    found = masks(prune_network(net, 0.25, structure='filters', score='l2', scope='local'))
+    by_l1 = masks(prune_network(net, 0.25, structure='filters', score='l1', scope='local'))
+    for name, layer in convolutions(net).items():
+        prune.ln_structured(layer, 'weight', 0.25, n=2, dim=0)
+        assert torch.equal(found[name], layer.get_buffer('weight_mask').bool())
+    assert any(not torch.equal(found[name], mask) for name, mask in by_l1.items())
+
+
+@pytest.mark.parametrize('damage', ['values', 'bits', 'shape', 'huge', 'missing', 'type'])
 def test_a_damaged_sparse_weight_is_refused(pruned: Any, tmp_path: Path, damage: str) -> None:
     path = tmp_path / 'net.safetensors'
     save_network(pruned, path, encoding='sparse')
@@ -217,8 +238,6 @@ def test_a_damaged_sparse_weight_is_refused(pruned: Any, tmp_path: Path, damage:
         tensors['fusion.weight_values'] = tensors['fusion.weight_values'][1:].clone()
     elif damage == 'bits':
         tensors['fusion.weight_bits'][0] ^= 1
-    elif damage == 'padding':  # 2 * 24 * 24 bits fill their bytes, those of a smaller shape do not
-        said['sparse']['fusion.weight'] = [24, 47, 1, 1]
     elif damage == 'missing':
         del tensors['fusion.weight_bits']
     else:

@@ -73,9 +73,9 @@ def sensitivity(file: str, data: str, folder: str, *, lq: str | None = None, deg
     found = measure_parts(net, psnr, parts(net, by), shares, score, progress)
     ratios = shares_within(found, shares, max_drop)
     frames = f'the first {max_frames} frames of each clip' if max_frames else 'all frames'
-    text = format_table([{'part': 'nothing', 's0': found['psnr']}] if not found['parts'] else [
-        {'part': name, **{f's{i}': value for i, value in enumerate(part['psnr'])}}
-        for name, part in found['parts'].items()],
+    text = format_table(
+        [{'part': name, **{f's{i}': value for i, value in enumerate(part['psnr'])}}
+         for name, part in found['parts'].items()],
         [('part', 'removed of', 's'), *((f's{i}', f'{share:.0%}', '.2f') for i, share in enumerate(shares))])
     text += (f'\n\nPSNR in dB on Y, {frames} of {options["name"]}; with nothing removed {found["psnr"]:.2f}. Units by '
              f'{score}, without finetuning.')
