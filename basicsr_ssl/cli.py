@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     sensitive.add_argument('--by', choices=('kind', 'group'), default='kind',
                            help='a part is all groups of a kind, or a single group (default: kind)')
     sensitive.add_argument('--shares', nargs='+', type=float, metavar='SHARE',
-                           default=[.1, .2, .3, .4, .5, .6, .7, .8, .9], help='of its units (default: 0.1 to 0.9)')
+                           help='of its units (default: 0.1 to 0.9)')
     sensitive.add_argument('--score', choices=('l1', 'l2', 'gate', 'random'), default='l1',
                            help='which units go first (default: l1)')
     sensitive.add_argument('--max-drop', type=float, default=0.1, metavar='DB',
@@ -177,12 +177,12 @@ def _info(args: argparse.Namespace) -> int:
 
 def _sensitivity(args: argparse.Namespace) -> int:
     from basicsr_ssl import zoo
-    from basicsr_ssl.report.sensitivity import sensitivity
+    from basicsr_ssl.report.sensitivity import SHARES, sensitivity
     from basicsr_ssl.test import network_label
     file = zoo.resolve(args.file)
     folder = args.output or os.path.join('results', f'sensitivity_{network_label(file)}')
     print(sensitivity(file, args.data, folder, lq=args.lq, degradation=args.degradation, max_frames=args.max_frames,
-                      by=args.by, shares=args.shares, score=args.score, max_drop=args.max_drop,
+                      by=args.by, shares=args.shares or SHARES, score=args.score, max_drop=args.max_drop,
                       progress=lambda line: print(line, file=sys.stderr, flush=True)))
     print(f'\nWrote sensitivity.json, table.md and heatmap.png into {folder}')
     return 0

@@ -101,7 +101,10 @@ def read_rows(data: str) -> list[dict[str, Any]]:
 
 
 def _costs(file: Path) -> dict[str, Any]:
-    """Parameters and MACs without the flow network, weights that a mask leaves, and sizes of the file."""
+    """Parameters and MACs without the flow network, weights that a mask leaves, and sizes of the file.
+
+    A network with a mask is written sparsely too, beside its file.
+    """
     net = load_network(file)
     cost, left = network_cost(net, LR_SIZE), weights_left(net.state_dict())
     figures: dict[str, Any] = {'params': cost['params'], 'macs': cost['macs'], 'bytes': file.stat().st_size}
@@ -119,51 +122,50 @@ def write_study(folder: str, data: str) -> None:
     rows = read_rows(data)
     if not rows:
         return
-    metrics = 'psnr', 'ssim'
     sets = list(rows[0]['before'])
     write_text(os.path.join(folder, 'study.json'), to_json(rows))
-    tables = [f'Source of the published rows: {SOURCES["Singh"]}; BasicVSR on REDS4, RGB, '
-              f'{PRUNED_BASELINE[0]} dB / {PRUNED_BASELINE[1]:.4f} before pruning. Ours are of other data and another '
-              'network: the differences compare, the levels do not.']
+    tables = [f'Published: {SOURCES["Singh"]}; BasicVSR on REDS4, RGB. Another network and other data than ours: the '
+              'differences compare, the levels do not. PSNR in dB, before and after finetuning.']
     for title, methods in (('Unstructured pruning', ('unstructured',)),
                            ('Structured pruning', ('naive', 'grouped', 'aware'))):
-        lines = [_line('dense', row, sets, metrics) for row in rows if row['method'] == 'grouped' and row['ratio'] == 0]
-        published = PRUNED['weights' if methods == ('unstructured',) else 'filters']
-        lines += [{'method': 'published', 'share': f'{ratio:.0%}', 'before': before, 'after': after, 'ssim': ssim}
-                  for ratio, (before, after, ssim) in published.items()]
-        lines += [_line(row['method'], row, sets, metrics) for method in methods for row in rows
-                  if row['method'] == method and row['ratio']]
+        lines = [_line(row, sets) for row in rows if row['ratio'] == 0]
+        lines += [_line(row, sets) for method in methods for row in rows if row['method'] == method and row['ratio']]
         tables += [f'### {title}', format_table(lines, _columns(lines, sets))]
     write_text(os.path.join(folder, 'tables.md'), '\n\n'.join(tables) + '\n')
-    for when, place in (('before', 0), ('after', 1)):
-        curves = {f'{method}': {row['ratio']: row[when][sets[0]]['psnr'] for row in rows
-                                if row['method'] == method and row[when] and row['ratio']} for method in METHODS}
-        curves |= {f'published, {what} (REDS4)': {ratio: figures[place] for ratio, figures in table.items()}
-                   for what, table in PRUNED.items()}
-        level = [row['before'][sets[0]]['psnr'] for row in rows if row['ratio'] == 0]
-        share_chart(os.path.join(folder, f'{when}.png'), {label: curve for label, curve in curves.items() if curve},
-                    level[0] if level else None, f'{sets[0]}, {when} finetuning')
+    for place, when in enumerate(('before', 'after')):
+        curves = {method: {row['ratio']: row[when][sets[0]]['psnr'] for row in rows
+                           if row['method'] == method and row[when] and row['ratio']} for method in METHODS}
+        level = next((row[when][sets[0]]['psnr'] for row in rows if row['ratio'] == 0 and row[when]), None)
+        published = {method: {ratio: figures[place] for ratio, figures in table.items()}
+                     for method, table in PRUNED.items()}
+        share_chart(os.path.join(folder, f'{when}.png'), {
+            f'{sets[0]}, ours': (level, {method: curve for method, curve in curves.items() if curve}),
+            'REDS4, published': (PRUNED_BASELINE[0], published)}, f'{when.capitalize()} finetuning')
 
 
-def _line(label: str, row: Mapping[str, Any], sets: list[str], metrics: tuple[str, str]) -> dict[str, Any]:
-    psnr, ssim = metrics
-    line: dict[str, Any] = {'method': label, 'share': f'{row["ratio"]:.0%}', 'params': row['params'],
-                            'macs': row['macs'], 'size': row.get('bytes_sparse', row['bytes'])}
-    if 'left' in row:
-        line['left'] = f'{row["left"]:,}'
-    for i, name in enumerate(sets):
+def _line(row: Mapping[str, Any], sets: list[str]) -> dict[str, Any]:
+    """A row of a table; of the published figures those of the same method, and of the network that lost nothing."""
+    line: dict[str, Any] = {'method': row['method'] if row['ratio'] else 'dense', 'removed': f'{row["ratio"]:.0%}',
+                            'params': row['params'], 'macs': row['macs'], 'left': row.get('left'),
+                            'size': row.get('bytes_sparse', row['bytes'])}
+    published = PRUNED.get(row['method'], {}).get(row['ratio']) if row['ratio'] else (PRUNED_BASELINE[0], None,
+                                                                                     PRUNED_BASELINE[1])
+    line |= dict(zip(('before', 'after', 'ssim'), published or ()))
+    for name in sets:
         after = (row['after'] or {}).get(name, {})
-        line |= {f'before{i or ""}': row['before'][name][psnr], f'after{i or ""}': after.get(psnr),
-                 f'ssim{i or ""}': after.get(ssim)}
+        line |= {f'before {name}': row['before'][name]['psnr'], f'after {name}': after.get('psnr'),
+                 f'ssim {name}': after.get('ssim')}
     return line
 
 
 def _columns(lines: list[dict[str, Any]], sets: list[str]) -> list[Column]:
-    columns: list[Column] = [('method', 'method', 's'), ('share', 'removed', 's'), ('params', 'params', human),
-                             ('macs', 'MACs', human), ('left', 'weights left', 's'), ('size', 'file', human)]
-    for i, name in enumerate(sets):
-        columns += [(f'before{i or ""}', f'{name} PSNR before', '.2f'), (f'after{i or ""}', 'after', '.2f'),
-                    (f'ssim{i or ""}', 'SSIM after', '.4f')]
+    columns: list[Column] = [('method', 'method', 's'), ('removed', 'removed', 's'),
+                             ('before', 'published: before', '.2f'), ('after', 'after', '.2f'), ('ssim', 'SSIM', '.4f')]
+    for name in sets:
+        columns += [(f'before {name}', f'{name}: before', '.2f'), (f'after {name}', 'after', '.2f'),
+                    (f'ssim {name}', 'SSIM', '.4f')]
+    columns += [('params', 'params', human), ('macs', 'MACs', human), ('left', 'weights left', ','),
+                ('size', 'file', human)]
     return [column for column in columns if any(line.get(column[0]) is not None for line in lines)]
 
 

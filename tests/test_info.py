@@ -390,5 +390,6 @@ def test_entries_of_the_zoo(tmp_path, capsys, monkeypatch):
 
 
 def test_long_provenance_is_cut(tmp_path):
-    save_network(tiny_net(), tmp_path / 'net.safetensors', stage='x' * 10**6, note='y' * 10**6, **{'z' * 10**6: 1})
+    said: dict[str, Any] = {'stage': 'x' * 10**6, 'note': 'y' * 10**6, 'z' * 10**6: 1}
+    save_network(tiny_net(), tmp_path / 'net.safetensors', **said)
     assert len(format_info(describe(tmp_path / 'net.safetensors'), 100)) < 5000

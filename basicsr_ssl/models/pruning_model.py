@@ -98,7 +98,6 @@ def _largest_gate_removed(net: Any, kept: dict[str, list[int]]) -> float | None:
 
 def describe_choice(when: str, pruning: Mapping[str, Any]) -> str:
     """How units were chosen, in words for the file: when, and by which section ``pruning``."""
-    masked = pruning.get('structure', 'units') != 'units'
-    share = f'{len(pruning["ratios"])} ratios' if pruning.get('ratios') else f'{pruning["ratio"]:.2%}'
-    return (f'{when}: {pruning["score"]}, {pruning["scope"]}, {share} of '
-            f'{pruning["structure"] if masked else pruning["budget"]}')
+    share = f'{len(pruning["ratios"])} ratios' if pruning['ratios'] else f'{pruning["ratio"]:.2%}'
+    what = pruning['budget'] if pruning['structure'] == 'units' else pruning['structure']
+    return f'{when}: {pruning["score"]}, {pruning["scope"]}, {share} of {what}'

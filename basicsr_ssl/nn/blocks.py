@@ -90,8 +90,7 @@ class ResidualBlock(Residual):
                  scale: float = 1) -> None:
         super().__init__()
         self.conv1 = conv(channels if inputs is None else len(inputs), width, gates=gates, gate_in=gate_in)
-        self.conv2 = conv(width, channels if outputs is None else len(outputs), gates=gates,
-                          units=gate_out)
+        self.conv2 = conv(width, channels if outputs is None else len(outputs), gates=gates, units=gate_out)
         self.relu = nn.ReLU(inplace=True)
         self.inputs, self.outputs, self.scale = Channels(inputs), Channels(outputs), scale
 

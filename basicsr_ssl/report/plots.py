@@ -136,38 +136,41 @@ def kept_units_chart(path: str | os.PathLike, report: Mapping[str, Any]) -> None
     _save(figure, path)
 
 
-def share_chart(path: str | os.PathLike, curves: Mapping[str, Mapping[float, float]], level: float | None,
-                title: str) -> None:
-    """Draw PSNR against the share that was removed, a line for each method.
+def share_chart(path: str | os.PathLike,
+                panels: Mapping[str, tuple[float | None, Mapping[str, Mapping[float, float]]]], title: str) -> None:
+    """Draw PSNR against the share that was removed, panels side by side with a scale each.
 
     Args:
         path: PNG file.
-        curves: by label, PSNR in dB by share in [0, 1]. Labels that begin with ``published`` are drawn dashed.
-        level: PSNR before anything was removed; None: not drawn.
-        title: above the chart.
+        panels: by title, PSNR in dB of the network before anything was removed (None: not drawn), and by label, a line
+            each, PSNR in dB by share in [0, 1]. A label has the same colour in all panels.
+        title: above the panels.
 
     Raises:
         ValueError: there is nothing to draw.
         OSError: the file could not be written.
     """
-    if not any(curves.values()):
+    labels = list(dict.fromkeys(label for _, curves in panels.values() for label in curves))
+    if not labels:
         raise ValueError('no figures to draw: run some rows of the study first')
-    figure = Figure(figsize=(6.4, 4), dpi=DPI, facecolor='white')
+    figure = Figure(figsize=(0.6 + 3.6 * len(panels), 3.6), dpi=DPI, facecolor='white')
     figure.set_layout_engine('constrained')
     FigureCanvasAgg(figure)
-    axes = figure.subplots()
-    if level is not None:
-        axes.axhline(level, color='0.6', linewidth=1, label='nothing removed')
-    for label, curve in curves.items():
-        shares = sorted(curve)
-        published = label.startswith('published')
-        axes.plot([100 * share for share in shares], [curve[share] for share in shares], label=label, linewidth=1.5,
-                  marker='x' if published else 'o', markersize=4, linestyle='--' if published else '-')
-    axes.set_xlabel('removed, %')
-    axes.set_ylabel('PSNR, dB')
-    axes.set_title(title, fontsize=10)
-    axes.grid(color='0.9')
-    axes.legend(fontsize=8, frameon=False)
+    handles: dict[str, Any] = {}
+    for axes, (name, (level, curves)) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
+        if level is not None:
+            handles['nothing removed'] = axes.axhline(level, color='0.6', linewidth=1)
+        for label, curve in curves.items():
+            shares = sorted(curve)
+            handles[label], = axes.plot([100 * share for share in shares], [curve[share] for share in shares],
+                                        color=f'C{labels.index(label)}', linewidth=1.5, marker='o', markersize=4)
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel('removed, %')
+        axes.set_ylabel('PSNR, dB')
+        axes.grid(color='0.9')
+    figure.suptitle(title, fontsize=10)
+    figure.legend(list(handles.values()), list(handles), loc='outside lower center', ncols=len(handles), fontsize=8,
+                  frameon=False)
     _save(figure, path)
 
 

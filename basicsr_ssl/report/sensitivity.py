@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from basicsr.data import build_dataset
@@ -21,8 +21,7 @@ from basicsr_ssl.report.tables import format_table
 from basicsr_ssl.runtime import Processes, Run
 
 SHARES = (.1, .2, .3, .4, .5, .6, .7, .8, .9)
-By = Literal['kind', 'group']
-PARTS = get_args(By)
+By = Literal['kind', 'group']  # what a part is
 _VAL = {'pbar': False, 'flip_seq': False, 'center_frame_only': False, 'save_img': False,
         'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0, 'test_y_channel': True}}}
 _TESTS = {'clip': 'ClipFoldersTestDataset', 'image': 'ImageFolderTestDataset'}
@@ -65,10 +64,11 @@ def sensitivity(file: str, data: str, folder: str, *, lq: str | None = None, deg
                **({'degradation': degradation} if lq is None else {}),
                **({'max_frames': max_frames} if net.task == 'clip' else {})}
     dataset = build_dataset(options)
-    run = Run(Processes(0, 1, torch.device('cpu'), False), 'sensitivity', folder)
+    device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    run = Run(Processes(0, 1, device, False), 'sensitivity', folder)
 
     def psnr(pruned: nn.Module) -> float:
-        return measure_clips(pruned.eval(), dataset, options['name'], _VAL, run).metrics['psnr']
+        return measure_clips(pruned.to(device).eval(), dataset, options['name'], _VAL, run).metrics['psnr']
 
     found = measure_parts(net, psnr, parts(net, by), shares, score, progress)
     ratios = shares_within(found, shares, max_drop)
@@ -77,8 +77,8 @@ def sensitivity(file: str, data: str, folder: str, *, lq: str | None = None, deg
         [{'part': name, **{f's{i}': value for i, value in enumerate(part['psnr'])}}
          for name, part in found['parts'].items()],
         [('part', 'removed of', 's'), *((f's{i}', f'{share:.0%}', '.2f') for i, share in enumerate(shares))])
-    text += (f'\n\nPSNR in dB on Y, {frames} of {options["name"]}; with nothing removed {found["psnr"]:.2f}. Units by '
-             f'{score}, without finetuning.')
+    text += (f'\n\nPSNR in dB on Y, {frames} in {data}; with nothing removed {found["psnr"]:.2f}. Units by {score}, '
+             'without finetuning.')
     write_text(os.path.join(folder, 'sensitivity.json'), to_json({
         'network': os.fspath(file), 'sha256': file_sha256(file), 'data': options, 'score': score, 'by': by,
         'shares': list(shares), **found, 'max_drop': max_drop, 'ratios': ratios}))
