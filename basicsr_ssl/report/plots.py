@@ -176,12 +176,12 @@ def share_chart(path: str | os.PathLike,
 
 def heatmap(path: str | os.PathLike, rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]],
             title: str) -> None:
-    """Draw a table of numbers, one colour each; values that are not finite are left white.
+    """Draw PSNR by part and share removed, a colour for each value; what is not finite is left white.
 
     Args:
         path: PNG file.
-        rows, columns: their labels.
-        values: a list for each row.
+        rows, columns: names of the parts, and the shares as they are to be written.
+        values: of each part, PSNR in dB at each share.
         title: above the picture.
 
     Raises:
@@ -201,7 +201,8 @@ def heatmap(path: str | os.PathLike, rows: Sequence[str], columns: Sequence[str]
     axes.set_xticks(range(len(columns)), columns, fontsize=7)
     axes.set_yticks(range(len(rows)), rows, fontsize=7)
     axes.set_title(title, fontsize=9)
-    figure.colorbar(image, ax=axes)
+    axes.set_xlabel('removed', fontsize=7)
+    figure.colorbar(image, ax=axes).ax.tick_params(labelsize=7)
     _save(figure, path)
 
 
