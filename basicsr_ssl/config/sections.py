@@ -167,7 +167,7 @@ class Train(Section):
 
 
 class Pruning(PruningOptions, Section):
-    """Which units go."""
+    """What goes."""
 
 
 class Val(Section):

@@ -228,6 +228,9 @@ def _fits(tree: Tree, stage: Any, earlier: Mapping[str, Any]) -> list[Problem]:
                                                       'none: choose l1 or l2, or do sparsity learning first'))
     name = get(tree, 'sparsity', 'type') or 'SSL'
     if 'sparsity' in stage.sections and name in registered_names('method'):
+        if (structure := get(tree, 'pruning', 'structure')) not in (None, 'units'):
+            problems.append(Problem(('pruning', 'structure'), f'sparsity learning drives units to zero, not '
+                                                              f'{structure}: leave structure out'))
         method = registry('method').get(name)
         default = method.Options.model_fields.get('select_iter')
         select, total = get(tree, 'sparsity', 'select_iter'), get(tree, 'train', 'total_iter')
