@@ -99,7 +99,7 @@ def count_params(net: nn.Module, flow: bool = True) -> int:
         net: a network of this package.
         flow: False leaves out the flow network.
     """
-    return cost.params(_ours(net).layers, flow)
+    return cost.params(_ours(net).cost_table, flow)
 
 
 def count_macs(net: nn.Module, lr_size: tuple[int, int] = cost.LR_SIZE, flow: bool = True) -> int:
@@ -111,7 +111,7 @@ def count_macs(net: nn.Module, lr_size: tuple[int, int] = cost.LR_SIZE, flow: bo
         flow: False leaves out the flow network. With it, each frame counts one pair of frames, in both directions if
             the network is bidirectional.
     """
-    return cost.macs(_ours(net).layers, lr_size, flow)
+    return cost.macs(_ours(net).cost_table, lr_size, flow)
 
 
 def _rebuild(net: nn.Module, spec: Spec, state: StateDict) -> nn.Module:
@@ -136,7 +136,7 @@ def network_cost(net: nn.Module, lr_size: tuple[int, int]) -> dict[str, int]:
 
 
 def _ours(net: nn.Module) -> Any:
-    """The same network; in this package every one declares ``spec``, ``groups`` and ``layers``."""
+    """The same network; in this package every one declares ``spec``, ``groups`` and ``cost_table``."""
     if not isinstance(getattr(net, 'spec', None), Spec):
-        raise TypeError(f'{type(net).__name__} declares no groups and no layers; use a network of basicsr_ssl')
+        raise TypeError(f'{type(net).__name__} declares no groups and no cost table; use a network of basicsr_ssl')
     return net

@@ -70,7 +70,7 @@ class PrunableNetwork(nn.Module, ABC):
         return self.group_table(self.spec)
 
     @property
-    def layers(self) -> Sequence[Layer]:
+    def cost_table(self) -> Sequence[Layer]:
         """The layers of this network, for counting."""
         return self.layer_table(self.spec.args, self.spec.widths)
 
