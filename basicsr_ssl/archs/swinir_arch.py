@@ -51,13 +51,15 @@ def full_widths(args: Mapping[str, Any]) -> dict[str, int]:
         widths |= _middles(args, end)
     widths |= _middles(args, 'conv_after_body')
     if args['upsampler'] == 'pixelshuffle':
-        widths |= dict.fromkeys(('conv_before_upsample', *shuffles(args)), TAIL_FEAT)
+        names = ('conv_before_upsample', *shuffles(args))
+        widths |= zip(names, [TAIL_FEAT] * len(names))
     return widths
 
 
 def _middles(args: Mapping[str, Any], end: str) -> dict[str, int]:
     """Channels between the convolutions of ``3conv``."""
-    return dict.fromkeys((f'{end}.0', f'{end}.2'), args['embed_dim'] // 4) if args['resi_connection'] == '3conv' else {}
+    width: int = args['embed_dim'] // 4
+    return {f'{end}.0': width, f'{end}.2': width} if args['resi_connection'] == '3conv' else {}
 
 
 def group_table(spec: Spec) -> list[Group]:

@@ -144,6 +144,8 @@ class Train(Section):
     gate_lr_mul: Factor = Field(1.0, description='factor on the learning rate of the gates')
     pixel_opt: Loss | None = Field(None, description='reconstruction loss; needed as soon as total_iter is above 0')
     temporal_opt: Loss | None = Field(None, description='loss on the hidden states; only in TemporalFinetuneModel')
+    distill_opt: Loss | None = Field(None, description="loss between the network's and the teacher's output; only in "
+                                                       'DistillationModel')
     amp: Literal['bf16', 'fp16'] | None = Field(None, description='mixed precision; null: full precision')
     accumulate: Positive = Field(1, description='batches whose gradients are added up for one iteration')
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = Field(None, description='greatest norm of the gradient')
