@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from basicsr_ssl.archs.prunable import PrunableNetwork, check_choice, check_least
 from basicsr_ssl.nn.gated import GatedLinear, conv, linear
+from basicsr_ssl.pruning.compression import Body, Size, Stack
 from basicsr_ssl.pruning.cost import Attention, Conv, Layer, Linear, Norm
 from basicsr_ssl.pruning.gates import Gates
 from basicsr_ssl.pruning.groups import Group, Slice
@@ -152,6 +154,31 @@ def layer_table(args: Mapping[str, Any], widths: Mapping[str, int]) -> list[Laye
     return [*layers, Conv('conv_last', cin, 3, 3, area=size**2, multiple=side)]
 
 
+def body_table(args: Mapping[str, Any]) -> Body:
+    """The transformer blocks, by residual group; every other one has shifted windows."""
+    return Body(args['embed_dim'], tuple(map(Stack, map(tuple, blocks(args)), ((end,) for end in ends(args)))),
+                math.lcm(*args['num_heads']), 2)
+
+
+def resized(args: Mapping[str, Any], size: Size) -> dict[str, Any]:
+    """Arguments of a network of another size, with as many heads."""
+    return {**args, 'embed_dim': size.channels, 'depths': [size.blocks] * size.stacks,
+            'num_heads': args['num_heads'][:size.stacks]}
+
+
+def unit_table(args: Mapping[str, Any]) -> list[Group]:
+    """The groups by which all of the network that ``embed_dim`` says becomes narrow, the features of the heads too."""
+    groups = group_table(Spec('PrunableSwinIR', {**args, 'residual': 'aligned'}))
+    for names, heads in zip(blocks(args), args['num_heads']):
+        features = args['embed_dim'] // heads
+        groups += [Group(f'{block}.features', features, (
+            *(Slice(f'{block}.attn.qkv.{param}', 0, offset=(part * heads + head) * features)
+              for param in ('weight', 'bias') for part in range(3) for head in range(heads)),
+            *(Slice(f'{block}.attn.proj.weight', 1, offset=head * features) for head in range(heads))))
+            for block in names]
+    return groups
+
+
 @ARCH_REGISTRY.register()
 class PrunableSwinIR(PrunableNetwork):
     """SwinIR for super-resolution (Liang et al., ICCV workshops 2021), prunable.
@@ -194,6 +221,7 @@ class PrunableSwinIR(PrunableNetwork):
     full_widths = staticmethod(full_widths)
     group_table = staticmethod(group_table)
     layer_table = staticmethod(layer_table)
+    body_table, resized, unit_table = staticmethod(body_table), staticmethod(resized), staticmethod(unit_table)
     task = 'image'
     pruning_args = ('residual',)
     mean: Tensor

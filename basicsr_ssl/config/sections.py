@@ -14,6 +14,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, fie
 
 from basicsr_ssl.config.registered import FilePath, Section, check_typed, fail, stage_kinds
 from basicsr_ssl.evaluation.result import COST_FIGURES, RESERVED
+from basicsr_ssl.pruning.compression import CompressionOptions
 from basicsr_ssl.pruning.cost import LR_SIZE
 from basicsr_ssl.pruning.options import PruningOptions
 from basicsr_ssl.terminal import suggest
@@ -169,6 +170,10 @@ class Pruning(PruningOptions, Section):
     """Which units go."""
 
 
+class Compression(CompressionOptions, Section):
+    """How a sparse network becomes a small one."""
+
+
 class Val(Section):
     """Validation during training, and testing."""
 
@@ -304,6 +309,7 @@ class Stage(Common):
     train: Train | None = Field(None, description='training')
     sparsity: Method | None = Field(None, description='method of sparsity learning')
     pruning: Pruning | None = Field(None, description='which units go')
+    compression: Compression | None = Field(None, description='how a sparse network becomes a small one')
     val: Val | None = Field(None, description='validation; null: none')
 
 
@@ -319,4 +325,5 @@ class Recipe(Common):
     train: Any = None
     sparsity: Any = None
     pruning: Any = None
+    compression: Any = None
     val: Any = None

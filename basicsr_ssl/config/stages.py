@@ -23,7 +23,7 @@ from basicsr_ssl.terminal import suggest
 STAGE_REF = 'stage://'
 NETWORK_FILES = (('path', 'pretrain_network_g'), ('path', 'pretrain_network_teacher'), ('network_g', 'spynet_path'))
 # The sections that are ingredients of some kinds of stage; each kind says which of them it uses.
-INGREDIENTS = ('train', 'sparsity', 'pruning')
+INGREDIENTS = ('train', 'sparsity', 'pruning', 'compression')
 # Losses that need a teacher, and what they compare with.
 OF_TEACHER = {'temporal_opt': 'the dense network', 'distill_opt': 'the output of a larger network'}
 DEBUG_FREQ = 8  # BasicSR's interval of validations and of saved states under --debug

@@ -1,8 +1,8 @@
 """SwinIR, of BasicSR and of its authors, who name the tensors alike.
 
 The files hold constants too: in which order a window reads the table of position biases (``relative_position_index``),
-and which pixels of a training image stay apart (``attn_mask``). A state dict does not tell ``img_range``: it is taken to
-be 1, as in all published networks for super-resolution.
+and which pixels of a training image stay apart (``attn_mask``). A state dict does not tell ``img_range``: it is taken
+to be 1, as in all published networks for super-resolution.
 """
 
 from __future__ import annotations
