@@ -8,9 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from basicsr.archs.edsr_arch import EDSR
+from basicsr.archs.swinir_arch import SwinIR
 from tiny_runs import write_options
 
-from basicsr_ssl import count_macs, count_params, load_network, save_network
+from basicsr_ssl import config, count_macs, count_params, load_network, save_network
 from basicsr_ssl.archs import PrunableEDSR, PrunableSwinIR
 from basicsr_ssl.cli import main
 from basicsr_ssl.pruning.compression import Body, Size, Stack, block_density, body_density, densest, smaller
@@ -170,6 +172,64 @@ def test_random_weights_are_new() -> None:
     assert run(density=1) == 0
     assert all(torch.equal(small().state_dict()[name], tensor) for name, tensor in net.state_dict().items())
 
+
+# ---- the option files
+
+ROOT = Path(__file__).parents[1] / 'options/train/CDISM'
+
+
+@pytest.fixture
+def data(test_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A real photograph in the folders of the option files."""
+    monkeypatch.setenv('DATA_ROOT', str(tmp_path))
+    photo = sorted((test_data / 'photos').iterdir())[0]
+    for folder in ('photos', 'DF2K/DF2K_train_HR_sub'):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / photo.name).symlink_to(photo)
+
+
+def short(**changes: Any) -> list[str]:
+    return ['num_gpu=0', 'val=null', 'datasets:val=null', 'datasets:val_2=null', 'report=null',
+            'logger:use_tb_logger=false', 'datasets:train:batch_size_per_gpu=1', 'datasets:train:num_worker_per_gpu=0',
+            *(f'{key.replace("__", ":")}={value}' for key, value in changes.items())]
+
+
+@pytest.mark.parametrize(('file', 'size', 'img_range'), [
+    ('train_EDSRmini_x2', {'num_feat': 16, 'num_block': 8, 'res_scale': 2.0}, 255),
+    ('train_SwinIRmini_x2', {'embed_dim': 24, 'depths': [4, 4, 4]}, 1),
+    ('photos_EDSRmini_x2', {'num_feat': 16, 'num_block': 8, 'res_scale': 2.0}, 2),
+])
+def test_recipes_run(file: str, size: dict[str, Any], img_range: float, data: None, test_data: Path, tmp_path: Path,
+                     monkeypatch: pytest.MonkeyPatch) -> None:
+    """As they are but for lengths and tests; the real EDSR, or networks of the published sizes and formats."""
+    teacher = Path('teacher.pth')
+    if file.startswith('photos'):
+        assert main(['convert', str(test_data / 'weights/EDSR_x2_f64b8.pth'), 'teacher.safetensors', '--assume',
+                     'img_range=2']) == 0
+        teacher = Path('teacher.safetensors')
+    else:
+        theirs = EDSR(3, 3, num_feat=64, num_block=16, upscale=2) if 'EDSR' in file else SwinIR(
+            embed_dim=60, window_size=8, mlp_ratio=2, upsampler='pixelshuffledirect')
+        torch.save({'params': theirs.state_dict()}, teacher)
+    monkeypatch.setenv('TEACHER', str(teacher))
+    force = short(stages__sparsity__train__total_iter=1, stages__distillation__train__total_iter=1)
+    assert main(['train', '-opt', str(ROOT / f'{file}.yml'), '--force_yml', f'path:root={tmp_path}', *force]) == 0
+    name = config.load_options(ROOT / f'{file}.yml')['name']
+    net: Any = load_network(tmp_path / 'experiments' / name / 'distillation/models/net_g_latest.safetensors')
+    assert {key: net.spec.args[key] for key in size} == size and net.img_range == img_range
+
+
+def test_swinir_from_nothing_is_taught_by_an_edsr(data: None, tmp_path: Path,
+                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    save_network(PrunableEDSR(8, 1, scale=2), 'teacher.safetensors')
+    monkeypatch.setenv('TEACHER', 'teacher.safetensors')
+    file = str(ROOT / 'photos_SwinIRmini_x2.yml')
+    assert main(['train', '-opt', file, '--force_yml', f'path:root={tmp_path}', *short(train__total_iter=1)]) == 0
+    net = load_network(tmp_path / 'experiments/photos_SwinIRmini_x2/models/net_g_latest.safetensors')
+    assert count_params(net) == 98_868
+
+
+# ---- what goes wrong
 
 @pytest.mark.parametrize(('net', 'message'), [
     (PrunableSwinIR(**{**TINY_SWINIR, 'depths': (4, 2)}), 'different numbers of blocks'),

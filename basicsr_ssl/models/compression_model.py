@@ -30,9 +30,9 @@ class CompressionModel(Stage):
 
     def prepare(self, net: Any) -> nn.Module:
         options = self.opt['compression']
-        if net.body_table is None or net.spec.widths:
-            raise ValueError(f'path: pretrain_network_g holds a {net.spec.form} {type(net).__name__}; a small one can be '
-                             'made of a dense PrunableEDSR or PrunableSwinIR')
+        if getattr(net, 'body_table', None) is None or net.spec.widths:
+            raise ValueError(f'path: pretrain_network_g holds a {net.spec.form} {type(net).__name__}; a small one can '
+                             'be made of a dense PrunableEDSR or PrunableSwinIR')
         net = without_gates(net) if net.spec.gates else net
         args, state = net.spec.args, net.state_dict()
         body = net.body_table(args)
