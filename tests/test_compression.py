@@ -15,7 +15,8 @@ from tiny_runs import write_options
 from basicsr_ssl import config, count_macs, count_params, load_network, save_network
 from basicsr_ssl.archs import PrunableEDSR, PrunableSwinIR
 from basicsr_ssl.cli import main
-from basicsr_ssl.pruning.compression import Body, Size, Stack, block_density, body_density, densest, smaller
+from basicsr_ssl.pruning.body import Body, Size, Stack
+from basicsr_ssl.pruning.compression import block_density, body_density, densest, smaller
 
 EDSR_M: dict[str, Any] = {'num_feat': 64, 'num_block': 16, 'scale': 2}
 LIGHT: dict[str, Any] = {'scale': 2}

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from basicsr_ssl.archs.prunable import PrunableNetwork, check_choice, check_least
 from basicsr_ssl.nn.blocks import Channels, Residual, ResidualBlock, update_
 from basicsr_ssl.nn.gated import conv
-from basicsr_ssl.pruning.compression import Body, Size, Stack
+from basicsr_ssl.pruning.body import Body, Size, Stack
 from basicsr_ssl.pruning.cost import Conv
 from basicsr_ssl.pruning.gates import Gates
 from basicsr_ssl.pruning.groups import Group, Slice

@@ -14,9 +14,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, fie
 
 from basicsr_ssl.config.registered import FilePath, Section, check_typed, fail, stage_kinds
 from basicsr_ssl.evaluation.result import COST_FIGURES, RESERVED
-from basicsr_ssl.pruning.compression import CompressionOptions
 from basicsr_ssl.pruning.cost import LR_SIZE
-from basicsr_ssl.pruning.options import PruningOptions
+from basicsr_ssl.pruning.options import CompressionOptions, PruningOptions
 from basicsr_ssl.terminal import suggest
 
 # Marks a mapping in the JSON schema whose keys depend on its type.

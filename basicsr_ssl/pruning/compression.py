@@ -4,65 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
+from basicsr_ssl.pruning.body import Body, Size, Stack
 from basicsr_ssl.pruning.groups import Group
 from basicsr_ssl.pruning.scores import score_units
 from basicsr_ssl.pruning.spec import Spec
 from basicsr_ssl.pruning.surgery import cut
-
-
-class CompressionOptions(BaseModel):
-    """How a sparse network becomes a small one."""
-
-    model_config = ConfigDict(extra='forbid')
-
-    density: float | None = Field(None, gt=0, le=1, description=(
-        'share of the weights of the blocks that the small network should have; null: the share that is not 0'))
-    channel_share: float = Field(0.4, ge=0, le=0.5, description=(
-        'exponent of the density in the share of the channels; the blocks have the rest'))
-    round_to: int = Field(8, ge=1, description='channels are a multiple of this')
-    init: Literal['teacher', 'random'] = Field('teacher', description=(
-        "weights to start from: those of the sparse network's strongest units, or new ones"))
-    args: dict[str, Any] = Field({}, description='arguments of the small network that are not those of the sparse one')
-
-
-@dataclass(frozen=True)
-class Stack:
-    """Blocks that follow each other, by the names of their modules, and what else goes with them."""
-
-    blocks: tuple[str, ...]
-    ends: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class Body:
-    """What of a network is made of equal blocks.
-
-    Attributes:
-        channels: that all blocks read and write.
-        stacks: of equal numbers of blocks.
-        multiple: the channels are a multiple of this.
-        step: consecutive blocks that belong together, 2 where every other one differs.
-    """
-
-    channels: int
-    stacks: tuple[Stack, ...]
-    multiple: int = 1
-    step: int = 1
-
-
-@dataclass(frozen=True)
-class Size:
-    """Of a body: channels, stacks, and blocks of each."""
-
-    channels: int
-    stacks: int
-    blocks: int
 
 
 def block_density(state: Mapping[str, Tensor], body: Body) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Which units go: the settings that the Python interface and the section ``pruning`` of option files share."""
+"""Settings that the Python interface and sections of option files share: which units go, how small a network is."""
 
 from __future__ import annotations
 
@@ -49,3 +49,18 @@ class PruningOptions(BaseModel):
                 f'{".".join(map(str, detail["loc"]))}: {detail["msg"]}, got {detail["input"]!r}'
                 if detail['type'] != 'missing' else f'{detail["loc"][0]} is missing'
                 for detail in error.errors())) from None
+
+
+class CompressionOptions(BaseModel):
+    """How a sparse network becomes a small one."""
+
+    model_config = ConfigDict(extra='forbid')
+
+    density: float | None = Field(None, gt=0, le=1, description=(
+        'share of the weights of the blocks that the small network should have; null: the share that is not 0'))
+    channel_share: float = Field(0.4, ge=0, le=0.5, description=(
+        'exponent of the density in the share of the channels; the blocks have the rest'))
+    round_to: int = Field(8, ge=1, description='channels are a multiple of this')
+    init: Literal['teacher', 'random'] = Field('teacher', description=(
+        "weights to start from: those of the sparse network's strongest units, or new ones"))
+    args: dict[str, Any] = Field({}, description='arguments of the small network that are not those of the sparse one')
