@@ -11,6 +11,7 @@ from basicsr_ssl.checkpoints.store import build_network, load_strictly
 from basicsr_ssl.pruning import cost
 from basicsr_ssl.pruning.gates import GATES, fold_gates, init_gates
 from basicsr_ssl.pruning.groups import check_kept
+from basicsr_ssl.pruning.layout import runs
 from basicsr_ssl.pruning.options import PruningOptions
 from basicsr_ssl.pruning.scores import score_units
 from basicsr_ssl.pruning.selection import select_units
@@ -26,8 +27,8 @@ def prune_network(net: nn.Module, ratio: float, **settings: Any) -> nn.Module:
         ratio: share to remove, in [0, 1).
         settings: the others of ``PruningOptions``: ``budget``, what the ratio is a share of, ``'units'``, ``'params'``
             or ``'macs'``, of what pruning can touch at all, that is without the flow network; ``score``, ``'gate'``,
-            ``'l1'``, ``'l2'`` or ``'random'``; ``scope``, ``round_to``, ``min_keep``, ``relative``, ``lr_size``,
-            ``seed``.
+            ``'l1'``, ``'l2'`` or ``'random'``; ``scope``, ``layout``, ``round_to``, ``min_keep``, ``relative``,
+            ``lr_size``, ``seed``.
 
     Returns:
         A new compact network.
@@ -54,6 +55,8 @@ def choose_units(net: nn.Module, options: PruningOptions) -> dict[str, list[int]
     scores = score_units(net.state_dict(), prunable.groups, options.score, options.seed, options.relative, spec.gates)
     kept = select_units(scores, options.ratio, scope=options.scope, cost=None if options.budget == 'units' else price,
                         round_to=options.round_to, min_keep=options.min_keep)
+    if options.layout == 'runs':
+        kept = runs(prunable.groups, scores, kept, spec.index)
     return check_kept(prunable.groups, kept)  # with the groups that have no score
 
 

@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     'latency': set(),
     'api': {'checkpoints', 'latency', 'pruning'},
     'methods': {'api', 'pruning'},
+    'plans': {'api', 'checkpoints', 'files', 'latency', 'nn.blocks', 'pruning', 'version'},
     'evaluation': {'api', 'checkpoints', 'data', 'files', 'pruning.cost', 'runtime'},
     'models': {'api', 'archs', 'checkpoints', 'data', 'evaluation', 'files', 'losses', 'methods', 'nn', 'pruning',
                'runtime', 'tasks'},
@@ -45,7 +46,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     'cli': {'config', 'runtime', 'pipeline', 'test', 'data.preparation.prepare', 'report', 'checkpoints', 'terminal',
             'zoo'},
     '__main__': {'cli'},
-    '__init__': {'_compat', 'version', 'api', 'checkpoints.store', 'archs', 'data', 'losses', 'models'},
+    '__init__': {'_compat', 'version', 'api', 'checkpoints.store', 'archs', 'data', 'losses', 'models',
+                 'plans'},
 }
 # Option files are text: the modules that parse them and the command line do without these.
 HEAVY = {'basicsr', 'torch', 'torchvision', 'numpy', 'cv2', 'matplotlib'}

@@ -66,7 +66,10 @@ class PrunableNetwork(nn.Module, ABC):
 
     @staticmethod
     def stream_table(args: Mapping[str, Any]) -> dict[str, tuple[Slice, ...]]:
-        """The streams that groups name, and where their channels stand in parameters that belong to no such group."""
+        """The streams that groups name, and where their channels stand in parameters that belong to no such group.
+
+        The first slice of each holds nothing but the stream.
+        """
         return {}
 
     @property

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import copy
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ConfigDict
 from torch import nn
 
 from basicsr_ssl.api import without_gates
@@ -15,8 +14,7 @@ from basicsr_ssl.checkpoints.store import build_network, load_strictly
 from basicsr_ssl.pruning.rewrites import reorder, widen
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(BaseModel):
     """Everything by which the network that runs differs from the network in the file. It computes the same.
 
     Attributes:
@@ -27,18 +25,12 @@ class Plan:
             that were tried.
     """
 
+    model_config = ConfigDict(extra='forbid', frozen=True)
+
     channels_last: bool = False
-    orders: Mapping[str, Sequence[int]] = field(default_factory=dict)
-    units: Mapping[str, int | Sequence[int]] = field(default_factory=dict)
-    figures: Mapping[str, Any] = field(default_factory=dict)
-
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=1) + '\n'
-
-    @classmethod
-    def from_json(cls, text: str) -> Plan:
-        """Raises ValueError or TypeError if it is no plan."""
-        return cls(**json.loads(text))
+    orders: dict[str, list[int]] = {}
+    units: dict[str, int | list[int]] = {}
+    figures: dict[str, Any] = {}
 
 
 def apply_plan(net: nn.Module, plan: Plan) -> nn.Module:
@@ -47,6 +39,8 @@ def apply_plan(net: nn.Module, plan: Plan) -> nn.Module:
     Raises:
         ValueError: the plan is one of another network.
     """
+    if next(net.parameters(), None) is None:  # then there is nothing to plan
+        return copy.deepcopy(net).eval()
     plain: Any = without_gates(net)
     dense = plain.full_widths(plain.spec.args) if plan.orders or plan.units else {}
     state, spec = plain.state_dict(), plain.spec
@@ -57,8 +51,7 @@ def apply_plan(net: nn.Module, plan: Plan) -> nn.Module:
             state, spec = widen(state, spec, plain.group_table(spec), dense, plan.units)
     except (IndexError, KeyError) as error:
         raise ValueError(f'the plan is one of another network: {error}') from error
-    first = next(plain.parameters())
-    new = build_network(spec).to(first)
+    new = build_network(spec).to(next(plain.parameters()))
     load_strictly(new, state, 'the weights')
     layout = torch.channels_last if plan.channels_last else torch.contiguous_format
     return new.to(memory_format=layout).eval()  # type: ignore[call-overload]

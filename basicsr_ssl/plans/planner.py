@@ -21,7 +21,6 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,18 +77,20 @@ def find_plan(net: nn.Module, lr_size: tuple[int, int], threads: int | None = No
     anew."""
     if min(lr_size) < 1 or (threads is not None and threads < 1):
         raise ValueError(f'lr_size and threads must be at least 1, got {lr_size} and {threads}')
-    device = next(net.parameters()).device
+    if (first := next(net.parameters(), None)) is None:
+        return Plan()  # there is nothing to lay out
+    device = first.device
     with _threads(threads):
         file = _folder(cache) / f'plan_{_key(net, lr_size, device)}.json'
         try:
-            plan = Plan.from_json(file.read_text(encoding='utf-8'))
+            plan = Plan.model_validate_json(file.read_bytes())
             apply_plan(net, plan)
             return plan
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError):
             plan = make_plan(net, lr_size)
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(str(file), plan.to_json())
+        write_text(str(file), plan.model_dump_json(indent=1) + '\n')
     except OSError:  # a plan that cannot be kept is measured again
         pass
     return plan
@@ -101,17 +102,19 @@ def make_plan(net: nn.Module, lr_size: tuple[int, int]) -> Plan:
     plain: Any = without_gates(net).eval()
     size = _cropped(lr_size)
     orders = {stream: order for stream, order in _orders(plain).items() if order != list(range(len(order)))}
-    planned, tried = _plan_blocks(plain, Plan(True, orders), size)
+    planned, tried = _plan_blocks(plain, Plan(channels_last=True, orders=orders), size)
     widths = {group.name: filled for group in plain.groups if not group.stream and not group.normalised
               and (filled := _filled(group, plain)) != planned.units.get(group.name, group.size)}
-    candidates = {'as it is': Plan(), 'channels_last': Plan(True),
-                  'ordered': Plan(False, orders), 'channels_last, ordered': Plan(True, orders),
-                  'channels_last, ordered, blocks': planned,
-                  'channels_last, ordered, blocks, widths': replace(planned, units={**planned.units, **widths})}
+    candidates = {
+        AS_IT_IS: Plan(), 'channels_last': Plan(channels_last=True),
+        'ordered': Plan(orders=orders), 'channels_last, ordered': Plan(channels_last=True, orders=orders),
+        'channels_last, ordered, blocks': planned,
+        'channels_last, ordered, blocks, widths': planned.model_copy(update={'units': {**planned.units, **widths}})}
     candidates = {label: plan for i, (label, plan) in enumerate(candidates.items())
                   if plan not in list(candidates.values())[:i]}
     best, ms = _fastest(plain, candidates, size)
-    return replace(candidates[best], figures={'chosen': best, 'lr_size': list(size), 'ms': ms, 'blocks': tried})
+    return candidates[best].model_copy(update={
+        'figures': {'chosen': best, 'lr_size': list(size), 'ms': ms, 'blocks': tried}})
 
 
 def _orders(net: Any) -> dict[str, list[int]]:
@@ -132,20 +135,20 @@ def _plan_blocks(net: Any, plan: Plan, size: tuple[int, int]) -> tuple[Plan, dic
     first_parameter = next(ordered.parameters())
     full = ordered.full_widths(ordered.spec.args)
     reads, writes = _groups_by_layer(ordered)
-    units: dict[str, Units] = dict(plan.units)  # type: ignore[arg-type]
+    units = dict(plan.units)
     known: dict[tuple, tuple[dict[str, float], dict[str, str]]] = {}
     tried = {}
     for name, block in ordered.named_modules():
         if not isinstance(block, ResidualBlock):
             continue
-        found = {'reads': reads.get(f'{name}.conv1'), 'width': writes.get(f'{name}.conv1'),
-                 'writes': writes.get(f'{name}.conv2')}
-        groups = {part: group for part, group in found.items() if group is not None and group.size < full[group.name]}
-        forms = {part: _forms(group, ordered) for part, group in groups.items()}
-        if not forms:
+        written = writes.get(f'{name}.conv2')
+        found = {'reads': reads.get(f'{name}.conv1'), 'width': writes.get(f'{name}.conv1'), 'writes': written}
+        groups = {part: group for part, group in found.items() if group is not None and group.size < full[group.name]
+                  and (part == 'width' or group.stream)}
+        if not groups:
             continue
-        written = found['writes']
-        channels = block.conv2.out_channels if written is None or not written.stream else full[written.name]
+        forms = {part: _forms(group, ordered) for part, group in groups.items()}
+        channels = full[written.name] if written is not None and written.stream else block.conv2.out_channels
         signature = channels, *((part, *((label, _length(units)) for label, units in options.items()))
                                 for part, options in forms.items())
         if signature not in known:
@@ -155,7 +158,7 @@ def _plan_blocks(net: Any, plan: Plan, size: tuple[int, int]) -> tuple[Plan, dic
         for part, label in best.items():
             if label != AS_IT_IS:
                 units[groups[part].name] = forms[part][label]
-    return replace(plan, units=units), tried
+    return plan.model_copy(update={'units': units}), tried
 
 
 def _groups_by_layer(net: Any) -> tuple[dict[str, Group], dict[str, Group]]:

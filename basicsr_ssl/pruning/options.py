@@ -10,6 +10,7 @@ from basicsr_ssl.pruning.cost import LR_SIZE
 
 Score = Literal['gate', 'l1', 'l2', 'random']
 Scope = Literal['global', 'local']
+Layout = Literal['free', 'runs']
 Positive = Annotated[int, Field(ge=1)]
 
 
@@ -26,6 +27,9 @@ class PruningOptions(BaseModel):
     scope: Scope = Field('global', description='rank all units together, or take the same share from every group')
     relative: bool = Field(True, description="rank by l1 and l2 relative to the group's mean, so that layers whose "
                                              'weights are small as a whole do not vanish first')
+    layout: Layout = Field('free', description=(
+        'which channels of a residual stream a layer keeps, when their number is settled: the most important ones, or '
+        'runs, channels that can stand side by side in memory, which are not gathered and run faster'))
     round_to: Positive = Field(1, description='widths become multiples of this')
     min_keep: Positive = Field(1, description='least number of units that a group keeps')
     lr_size: Annotated[list[Positive], Field(min_length=2, max_length=2)] = Field(list(LR_SIZE), description=(

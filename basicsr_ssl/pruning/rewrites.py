@@ -26,7 +26,7 @@ def reorder(state: StateDict, spec: Spec, groups: Iterable[Group], streams: Mapp
         spec: its spec.
         groups: its groups.
         streams: where the channels of its streams stand in parameters of layers that use all of them and belong to no
-            group (``PrunableNetwork.stream_table``).
+            group (``PrunableNetwork.stream_table``); the first of them holds nothing else.
         orders: stream name to its channels in the new order; streams that are not named stay as they are.
 
     Returns:
@@ -41,8 +41,10 @@ def reorder(state: StateDict, spec: Spec, groups: Iterable[Group], streams: Mapp
         if stream not in streams:
             raise ValueError(f'there is no stream {stream!r}; known are {", ".join(streams)}')
         place = {channel: position for position, channel in enumerate(order)}
-        if sorted(place) != list(range(len(order))):
-            raise ValueError(f'the order of {stream} must name each of its channels once')
+        first = streams[stream][0]
+        size = state[first.param].shape[first.dim]
+        if len(order) != size or set(place) != set(range(size)):
+            raise ValueError(f'the order of {stream} must name each of its {size} channels once')
         for s in streams[stream]:
             _take(result, s, order)
         for group in groups:
@@ -91,7 +93,7 @@ def widen(state: StateDict, spec: Spec, groups: Iterable[Group],
         if group.normalised:
             raise ValueError(f'{name} passes through a norm over channels, in which a unit of zeros would count')
         if isinstance(wanted, int):
-            new: list[int | None] = [*range(group.size), *[None] * (wanted - group.size)]
+            new: list[int | None] = [unit if unit < group.size else None for unit in range(wanted)]
         else:
             own = {channel: unit for unit, channel in enumerate(index.get(name, range(group.size)))}
             new = [own.get(channel) for channel in wanted]
