@@ -6,7 +6,8 @@ import copy
 import statistics
 import time
 from collections import deque
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -79,6 +80,23 @@ def time_in_turn(runs: Mapping[Label, Callable[[], object]], repeats: int, warmu
             if repeat >= 0:
                 seconds[label].append(clock() - start)
     return seconds
+
+
+def work_clock(device: torch.device) -> Callable[[], float]:
+    """The clock that others on a busy machine disturb least: of one CPU thread, the seconds that it works."""
+    return time.thread_time if device.type == 'cpu' and torch.get_num_threads() == 1 else time.perf_counter
+
+
+@contextmanager
+def num_threads(number: int | None) -> Iterator[None]:
+    """Let torch use this many threads of the CPU within; None: as many as it does."""
+    before = torch.get_num_threads()
+    if number is not None:
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _wait(device: str | torch.device) -> None:

@@ -35,8 +35,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     'evaluation': {'api', 'checkpoints', 'data', 'files', 'pruning.cost', 'runtime'},
     'models': {'api', 'archs', 'checkpoints', 'data', 'evaluation', 'files', 'losses', 'methods', 'nn', 'pruning',
                'runtime', 'tasks'},
-    'report': {'api', 'archs', 'checkpoints', 'data.image_catalog', 'evaluation', 'files', 'latency', 'pruning',
-               'runtime', 'terminal', 'zoo'},
+    'report': {'api', 'archs', 'checkpoints', 'data.image_catalog', 'evaluation', 'files', 'latency', 'plans',
+               'pruning', 'runtime', 'terminal', 'zoo'},
     # the package, so that BasicSR's registries are filled when they are read
     'config': {'files', 'zoo', 'data.options', 'evaluation.result', 'methods', 'models.optimization', 'pruning.cost',
                'pruning.options', 'terminal', ROOT},

@@ -19,7 +19,8 @@ import basicsr_ssl
 from basicsr_ssl import count_macs, prune_network
 from basicsr_ssl.api import choose_units, cut_network, with_gates
 from basicsr_ssl.archs import BicubicUpsampler, PrunableEDSR
-from basicsr_ssl.plans import planner
+from basicsr_ssl.cli import main
+from basicsr_ssl.plans import planner, profile
 from basicsr_ssl.plans.plan import Plan, apply_plan
 from basicsr_ssl.pruning.groups import Group, Slice
 from basicsr_ssl.pruning.layout import is_run, runs, seriate
@@ -362,3 +363,60 @@ def test_large_frames_are_measured_in_part() -> None:
     assert planner._cropped((180, 320)) == (180, 320) and planner._cropped((3, 7)) == (3, 7)
     h, w = planner._cropped((1080, 1920))
     assert 0.95 * planner.MOST_PIXELS < h * w <= planner.MOST_PIXELS and h * 1920 == pytest.approx(w * 1080, rel=0.02)
+
+
+# ---- profiles
+
+class Ticks:
+    """A clock on which every look takes a second more than the one before, so that each interval is told apart."""
+
+    def __init__(self) -> None:
+        self.looks, self.now = 0, 0.0
+
+    def __call__(self) -> float:
+        self.looks += 1
+        self.now += self.looks
+        return self.now
+
+
+def test_a_profile_has_all_layers_and_adds_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: dict[str, float],
+                                              capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    net = compact(NETS['flow'], 0.5).float()
+    clock['channels_last, ordered, blocks, widths'] = 1.0  # with units of zeros, which do not count
+    basicsr_ssl.save_network(net, tmp_path / 'net.safetensors')
+    command = ['profile', str(tmp_path / 'net.safetensors'), '--lr-size', '20', '30', '--threads', '1']
+    assert main([*command, '--json']) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {name: layer['macs'] for name, layer in told['layers'].items()} == {
+        layer.name: round(layer.macs((20, 30))) for layer in net.layers}
+    assert told['macs'] == pytest.approx(count_macs(net, (20, 30)), rel=1e-6)
+    assert sum(layer['ms'] for layer in told['layers'].values()) + told['rest'] == pytest.approx(told['ms'])
+    assert all(layer['share'] == pytest.approx(layer['ms'] / told['ms']) for layer in told['layers'].values())
+    assert told['plan']['figures']['chosen'] == 'channels_last, ordered, blocks, widths' and told['plan']['units']
+    assert (told['lr_size'], told['threads'], told['device']) == ([20, 30], 1, 'cpu')
+
+    assert main(command) == 0
+    text = capsys.readouterr().out
+    for name in (*told['layers'], 'between the layers', 'the whole', 'milliseconds per LR frame of 20x30, 1 thread'):
+        assert name in text
+    assert len([line for line in text.splitlines() if line.endswith('| x      |')]) == 1
+
+
+def test_a_layer_takes_the_time_between_its_hooks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profile, 'work_clock', lambda device: Ticks())
+    net = tiny_net(num_feat=4, num_block=1, bidirectional=False, scale=2).eval()
+    seconds = profile._seconds_by_layer(net, clip(2, 4, 4))
+    # a frame's layers, in the order of the forward pass; the clock is looked at before and after each
+    order = ['forward_trunk.main.0', 'forward_trunk.main.2.0.conv1', 'forward_trunk.main.2.0.conv2', 'upconv1',
+             'conv_hr', 'conv_last']
+    assert list(seconds) == order  # the first repeat is the least: 2, 4, ... of the first frame, 14, ... of the second
+    assert list(seconds.values()) == [2 * (i + 1) + 2 * (i + 7) for i in range(6)]
+
+
+def test_what_cannot_be_profiled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(['profile', str(tmp_path / 'none.safetensors')]) == 1
+    assert 'none.safetensors' in capsys.readouterr().err
+    basicsr_ssl.save_network(tiny_net(), tmp_path / 'net.safetensors')
+    assert main(['profile', str(tmp_path / 'net.safetensors'), '--lr-size', '0', '30']) == 1
+    assert 'lr_size and threads must be at least 1' in capsys.readouterr().err

@@ -18,9 +18,7 @@ import hashlib
 import json
 import os
 import platform
-import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ from torch import nn
 
 from basicsr_ssl.api import without_gates
 from basicsr_ssl.files import write_text
-from basicsr_ssl.latency import random_clip, run_clip, time_in_turn
+from basicsr_ssl.latency import num_threads, random_clip, run_clip, time_in_turn, work_clock
 from basicsr_ssl.nn.blocks import ResidualBlock
 from basicsr_ssl.plans.plan import Plan, apply_plan
 from basicsr_ssl.pruning.groups import Group
@@ -80,7 +78,7 @@ def find_plan(net: nn.Module, lr_size: tuple[int, int], threads: int | None = No
     if (first := next(net.parameters(), None)) is None:
         return Plan()  # there is nothing to lay out
     device = first.device
-    with _threads(threads):
+    with num_threads(threads):
         file = _folder(cache) / f'plan_{_key(net, lr_size, device)}.json'
         try:
             plan = Plan.model_validate_json(file.read_bytes())
@@ -239,9 +237,8 @@ def _fastest(net: nn.Module, candidates: Mapping[str, Plan], size: tuple[int, in
 
 def _least_ms(runs: Mapping[str, Callable[[], object]], device: torch.device) -> dict[str, float]:
     """Milliseconds of each run: the least of some, since whatever disturbs adds to them."""
-    # of a thread of its own what it works, not what it waits for others on a busy machine
-    clock = time.thread_time if device.type == 'cpu' and torch.get_num_threads() == 1 else time.perf_counter
-    return {label: 1000 * min(seconds) for label, seconds in time_in_turn(runs, 5, 1, device, clock).items()}
+    return {label: 1000 * min(seconds)
+            for label, seconds in time_in_turn(runs, 5, 1, device, work_clock(device)).items()}
 
 
 def _cropped(lr_size: tuple[int, int]) -> tuple[int, int]:
@@ -253,17 +250,6 @@ def _cropped(lr_size: tuple[int, int]) -> tuple[int, int]:
 
 def _length(units: Units) -> int:
     return units if isinstance(units, int) else len(units)
-
-
-@contextmanager
-def _threads(number: int | None) -> Iterator[None]:
-    before = torch.get_num_threads()
-    if number is not None:
-        torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _folder(cache: str | os.PathLike[str] | None) -> Path:
