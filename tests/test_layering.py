@@ -32,7 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     'api': {'checkpoints', 'latency', 'pruning'},
     'methods': {'api', 'pruning'},
     'plans': {'api', 'checkpoints', 'files', 'latency', 'nn.blocks', 'pruning', 'version'},
-    'evaluation': {'api', 'checkpoints', 'data', 'files', 'pruning.cost', 'runtime'},
+    'evaluation': {'api', 'checkpoints', 'data', 'files', 'plans', 'pruning.cost', 'runtime'},
     'models': {'api', 'archs', 'checkpoints', 'data', 'evaluation', 'files', 'losses', 'methods', 'nn', 'pruning',
                'runtime', 'tasks'},
     'report': {'api', 'archs', 'checkpoints', 'data.image_catalog', 'evaluation', 'files', 'latency', 'plans',

@@ -12,6 +12,7 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 import torch
+from clips import write_noise
 from nets import clip, tiny_net
 from torch import Tensor
 
@@ -28,6 +29,7 @@ from basicsr_ssl.pruning.options import PruningOptions
 from basicsr_ssl.pruning.rewrites import reorder, widen
 from basicsr_ssl.pruning.scores import score_units
 from basicsr_ssl.pruning.spec import Spec
+from basicsr_ssl.test import test as run_test
 
 NETS: dict[str, Callable[[], Any]] = {
     'bi, x4': lambda: tiny_net(num_feat=9, tail_feat=6),
@@ -420,3 +422,39 @@ def test_what_cannot_be_profiled(tmp_path: Path, capsys: pytest.CaptureFixture[s
     basicsr_ssl.save_network(tiny_net(), tmp_path / 'net.safetensors')
     assert main(['profile', str(tmp_path / 'net.safetensors'), '--lr-size', '0', '30']) == 1
     assert 'lr_size and threads must be at least 1' in capsys.readouterr().err
+
+
+# ---- tests that run networks as planned
+
+@pytest.mark.parametrize('kind', ['clip', 'image'])
+def test_a_test_can_run_the_network_as_planned(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in 'ab':
+        write_noise(tmp_path / 'clips' / name, ['0.png', '1.png'], (12, 16))
+    net = compact(NETS['flow'] if kind == 'clip' else NETS['EDSR']).float()
+    with torch.no_grad():
+        net.conv_last.weight.mul_(0.01)
+    basicsr_ssl.save_network(net, 'net.safetensors')
+    opt = {'name': 'tested', 'model_type': 'ReconstructionModel', 'scale': net.scale, 'num_gpu': 0,
+           'path': {'pretrain_network_g': 'net.safetensors'},
+           'datasets': {'test': {'name': 'noise', 'type': 'ClipFoldersTestDataset', 'dataroot_gt': 'clips',
+                                 'degradation': 'BI'}},
+           'val': {'pbar': False, 'metrics': {'psnr': {'type': 'calculate_psnr', 'crop_border': 0}}}}
+    Path('test.yml').write_text(json.dumps(opt))
+    asked = []
+
+    def plan(net: Any, lr_size: tuple[int, int], *_: Any) -> Plan:
+        asked.append(lr_size)
+        return Plan(channels_last=True, orders=planner._orders(net))
+
+    monkeypatch.setattr(planner, 'find_plan', plan)
+    plain = run_test('test.yml')['noise']
+    assert not asked
+    ran: list[Any] = []
+    stream = type(net).stream
+    monkeypatch.setattr(type(net), 'stream', lambda net, *args: ran.append(net) or stream(net, *args))
+    fast = run_test('test.yml', overrides=['val:optimize=auto'])['noise']
+    assert asked == [(12 // net.scale, 16 // net.scale)]
+    assert ran and all(one.conv_last.weight.is_contiguous(memory_format=torch.channels_last) for one in ran)
+    assert fast.metrics['psnr'] == pytest.approx(plain.metrics['psnr'], abs=1e-3) and plain.metrics['psnr'] > 5
+    assert (fast.params, fast.macs, fast.form) == (plain.params, plain.macs, plain.form)
