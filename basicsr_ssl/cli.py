@@ -6,6 +6,8 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
+from fractions import Fraction
 from typing import Any
 
 
@@ -71,6 +73,32 @@ def _parser() -> argparse.ArgumentParser:
     prepare.add_argument('--allow-partial', action='store_true', help='go on with what there is')
     prepare.add_argument('--workers', type=int, metavar='N', help='processes (default: one per core)')
 
+    upscale = add('upscale', _upscale, 'make a video, a folder of images or an image larger')
+    upscale.add_argument('source', metavar='IN', help='a video, a folder of images, or an image')
+    upscale.add_argument('output', metavar='OUT', help='the same: *.mp4, *.mkv ..., a folder, or *.png ...')
+    upscale.add_argument('--net', metavar='FILE',
+                         help='a network file, zoo://NAME, or bicubic (default: a small network that comes along)')
+    upscale.add_argument('--device', help='cpu, cuda, cuda:1 ... (default: a GPU if there is one)')
+    upscale.add_argument('--start', type=_number(0), default=0, metavar='N',
+                         help='the frame to begin with, counted from 0')
+    upscale.add_argument('--frames', type=_number(1), metavar='N', help='how many frames')
+    upscale.add_argument('--preview', type=_number(0), metavar='N',
+                         help='write only frame N, beside bicubic interpolation, into the image OUT')
+    upscale.add_argument('--overwrite', action='store_true', help='replace OUT')
+    upscale.add_argument('--codec', metavar='NAME', help='encoder, e.g. libx265, libsvtav1, ffv1 (default: libx264)')
+    upscale.add_argument('--crf', type=float, metavar='N', help='quality, lower is better (default: 18 for libx264)')
+    upscale.add_argument('--pix-fmt', metavar='NAME', help='e.g. yuv444p10le (default: as IN)')
+    upscale.add_argument('--lossless', action='store_true', help='of a video: its pixel format; of images: PNG')
+    upscale.add_argument('--fps', type=Fraction, default=Fraction(25), metavar='N',
+                         help='of a video made of images (default: 25)')
+    upscale.add_argument('--scenes', choices=('on', 'off'), default='on',
+                         help='whether networks start anew where a new scene begins (default: on)')
+    upscale.add_argument('--segment', type=_number(1), metavar='N',
+                         help='frames that a network sees at once (default: no bound, if it looks only back)')
+    upscale.add_argument('--overlap', type=_number(0), metavar='N', help='frames that neighbouring segments share')
+    upscale.add_argument('--keep-states', choices=('device', 'host'), default='device',
+                         help='where hidden states wait (default: device)')
+
     table = add('table', _table, "the paper's table, methods as rows and benchmarks as columns")
     table.add_argument('results', nargs='+', metavar='results.json', help='written by `basicsr-ssl test`')
     table.add_argument('--format', choices=('markdown', 'csv', 'latex'), default='markdown')
@@ -99,6 +127,14 @@ def _parser() -> argparse.ArgumentParser:
 
     add('schema', _schema, 'print the JSON schema of option files, for editors')
     return parser
+
+
+def _number(least: int) -> Callable[[str], int]:
+    def number(text: str) -> int:
+        if (value := int(text)) < least:
+            raise argparse.ArgumentTypeError(f'{text} should be at least {least}')
+        return value
+    return number
 
 
 def _assignment(text: str) -> tuple[str, Any]:
@@ -130,6 +166,21 @@ def _prepare(args: argparse.Namespace) -> int:
     prepare.prepare(args.dataset, args.root, args.degradation, args.lmdb, args.check, args.allow_partial, args.workers,
                     args.scale)
     return 0
+
+
+def _upscale(args: argparse.Namespace) -> int:
+    from basicsr_ssl.upscale import command
+    from basicsr_ssl.upscale.media import Encoding
+    from basicsr_ssl.upscale.networks import open_network
+    runner = open_network(args.net, device=args.device, segment=args.segment, overlap=args.overlap,
+                          keep_states=args.keep_states)
+    shared: dict[str, Any] = {'detect_scenes': args.scenes == 'on', 'overwrite': args.overwrite}
+    if args.preview is not None:
+        command.preview(args.source, args.output, runner, args.preview, **shared)
+        return 0
+    encoding = Encoding(args.codec, args.crf, args.pix_fmt, args.lossless, args.fps)
+    return command.upscale(args.source, args.output, runner, encoding=encoding, start=args.start, frames=args.frames,
+                           **shared)
 
 
 def _table(args: argparse.Namespace) -> int:
