@@ -34,6 +34,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     'evaluation': {'api', 'checkpoints', 'data', 'files', 'pruning.cost', 'runtime'},
     'models': {'api', 'archs', 'checkpoints', 'data', 'evaluation', 'files', 'losses', 'methods', 'nn', 'pruning',
                'runtime', 'tasks'},
+    'upscale': {'checkpoints.store', 'data.frames', 'evaluation.inference', 'files', 'nn.resize', 'runtime', 'terminal', 'zoo'},
     'report': {'api', 'archs', 'checkpoints', 'data.image_catalog', 'evaluation', 'files', 'latency', 'pruning',
                'runtime', 'terminal', 'zoo'},
     # the package, so that BasicSR's registries are filled when they are read
@@ -43,7 +44,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     'train': {'config', 'runtime', 'models', 'data', 'checkpoints', 'files'},
     'pipeline': {'config', 'runtime', 'train', 'test', 'report'},
     'cli': {'config', 'runtime', 'pipeline', 'test', 'data.preparation.prepare', 'report', 'checkpoints', 'terminal',
-            'zoo'},
+            'upscale', 'zoo'},
     '__main__': {'cli'},
     '__init__': {'_compat', 'version', 'api', 'checkpoints.store', 'archs', 'data', 'losses', 'models'},
 }

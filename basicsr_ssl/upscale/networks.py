@@ -61,6 +61,8 @@ def open_network(reference: str | None, backend: Backend = 'torch', *, device: s
         OSError: the file cannot be read or downloaded.
         ValueError: it is no network for frames, there is no such device, or segment and overlap do not fit.
     """
+    if backend not in BACKENDS:
+        raise ValueError(f'there is no backend {backend!r}; choose one of {", ".join(BACKENDS)}')
     if segment is not None and segment < 1:
         raise ValueError(f'--segment {segment}: a segment has at least one frame')
     if overlap is not None and not 0 <= overlap < (SEGMENT if segment is None else segment):
