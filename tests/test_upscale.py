@@ -6,12 +6,12 @@ import math
 import os
 import resource
 import signal
-import sys
+import struct
 import threading
 import weakref
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +19,13 @@ import av
 import numpy as np
 import pytest
 import torch
+from av.stream import Disposition
 from nets import tiny_net
 from PIL import Image
 from torch import Tensor, nn
 
 import basicsr_ssl
-from basicsr_ssl import cli
+from basicsr_ssl import cli, zoo
 from basicsr_ssl.archs import PrunableEDSR
 from basicsr_ssl.evaluation.inference import as_frame, super_resolve
 from basicsr_ssl.nn.resize import bicubic_resize
@@ -32,9 +33,10 @@ from basicsr_ssl.upscale import command
 from basicsr_ssl.upscale.ahead import Ahead, Stopped
 from basicsr_ssl.upscale.colour import MATRICES, Coding, from_rgb, matrix_of, to_rgb
 from basicsr_ssl.upscale.images import upright
-from basicsr_ssl.upscale.media import Encoding
+from basicsr_ssl.upscale.media import Encoding, Picture
 from basicsr_ssl.upscale.networks import OVERLAP, SEGMENT, Runner, open_network
 from basicsr_ssl.upscale.scenes import scenes
+from basicsr_ssl.upscale.video import VideoSource
 
 WIDTH, HEIGHT = 32, 24
 KINDS = {'yuv420p': Coding('yuv', 8, False, 1, 2, 2), 'yuv422p': Coding('yuv', 8, False, 1, 1, 2),
@@ -139,7 +141,7 @@ def test_colours_that_are_not_said_are_those_that_players_take() -> None:
     assert [matrix_of(2, *size) for size in ((720, 1280), (1080, 1920), (576, 720), (480, 720), (180, 320))] == [
         1, 1, 5, 6, 6]
     assert matrix_of(9, 480, 640) == 9
-    with pytest.raises(ValueError, match='matrix 8 of ITU-T H.273'):
+    with pytest.raises(ValueError, match=r'matrix 8 of ITU-T H\.273'):
         matrix_of(8, 480, 640)
 
 
@@ -272,7 +274,7 @@ def test_windows_equal_the_whole_clip_where_nothing_from_beyond_them_matters(cou
 
 def test_windows_of_a_bidirectional_network_converge_to_the_whole_clip(saved: Callable[..., str]) -> None:
     """States fade, so the error sinks with the overlap; what is at least half of it away from a cut is nearly right."""
-    net = tiny_net(num_block=1)
+    net: Any = tiny_net(num_block=1)
     with torch.no_grad():
         for trunk in (net.forward_trunk, net.backward_trunk):
             trunk.main[0].weight.mul_(0.5)
@@ -317,8 +319,9 @@ def test_networks_that_cannot_be_opened(arguments: dict[str, Any], message: str)
 def pictures(count: int, coding: Coding, seed: int = 0, height: int = HEIGHT, width: int = WIDTH
              ) -> list[tuple[Tensor, ...]]:
     """Planes of a clip that moves."""
-    landscape = bicubic_resize(torch.rand(3, height // 4, width // 2, generator=torch.Generator().manual_seed(seed)), 4.0)
-    return [from_rgb(landscape[:, :height, i:i + width], coding) for i in range(count)]
+    generator = torch.Generator().manual_seed(seed)
+    landscape = bicubic_resize(torch.rand(3, -(-height // 4), width // 2, generator=generator), 4.0)
+    return [from_rgb(landscape.roll(-i, 2)[:, :height, :width], coding) for i in range(count)]
 
 
 def to_frame(planes: tuple[Tensor, ...], name: str) -> av.VideoFrame:
@@ -371,12 +374,14 @@ def write_video(file: Path, planes: list[tuple[Tensor, ...]], name: str = 'yuv42
 
 
 def packets(file: Path, kind: str) -> list[tuple[Fraction, bytes]]:
+    container: Any
     with av.open(str(file)) as container:
         stream = next(stream for stream in container.streams if stream.type == kind)
         return [(packet.pts * packet.time_base, bytes(packet)) for packet in container.demux(stream) if packet.size]
 
 
 def times_of(file: Path) -> list[Fraction]:
+    container: Any
     with av.open(str(file)) as container:
         return [frame.pts * frame.time_base for frame in container.decode(video=0)]
 
@@ -391,7 +396,8 @@ def runner(net: nn.Module) -> Runner:
     return Runner(2, lambda frames: super_resolve(net, frames), torch.device('cpu'))
 
 
-def expected(net: nn.Module, planes: Iterable[Any], coding: Coding, out: Coding | None = None) -> list[list[np.ndarray]]:
+def expected(net: nn.Module, planes: Iterable[Any], coding: Coding, out: Coding | None = None
+             ) -> list[list[np.ndarray]]:
     """``super_resolve`` of decoded frames, converted."""
     lr = [to_rgb(tuple(torch.as_tensor(plane) for plane in frame), coding) for frame in planes]
     return [[plane.numpy() for plane in from_rgb(hr, out or coding)] for hr in super_resolve(net, stack(lr))]
@@ -489,7 +495,8 @@ def test_everything_beside_the_pictures_is_copied(runner: Runner, tmp_path: Path
     with av.open(str(tmp_path / 'plain.mp4')) as read, av.open(str(tmp_path / 'in.mkv'), 'w') as container:
         copies = {stream.index: container.add_stream_from_template(stream, opaque=True) for stream in read.streams}
         subtitles: Any = container.add_mux_stream('subrip', time_base=Fraction(1, 1000))
-        copies[0].metadata['title'], copies[1].metadata['language'], subtitles.metadata['language'] = 'main', 'fra', 'deu'
+        copies[0].metadata['title'] = 'main'
+        copies[1].metadata['language'], subtitles.metadata['language'] = 'fra', 'deu'
         container.add_attachment('font.ttf', 'font/ttf', b'letters')
         container.metadata.update(tags)
         container.set_chapters(chapters)  # type: ignore[arg-type]
@@ -510,7 +517,7 @@ def test_everything_beside_the_pictures_is_copied(runner: Runner, tmp_path: Path
         assert container.metadata.items() >= {key.upper() if key != 'title' else key: value
                                               for key, value in tags.items()}.items()
         assert [chapter['metadata']['title'] for chapter in container.chapters()] == ['one', 'two']
-        assert [chapter['end'] * chapter['time_base'] for chapter in container.chapters()] == [Fraction(2, 5), 1]
+        assert [chapter['end'] * (chapter['time_base'] or 0) for chapter in container.chapters()] == [Fraction(2, 5), 1]
         assert [(stream.type, stream.metadata.get('language'), stream.metadata.get('title'))
                 for stream in container.streams][:3] == [('video', None, 'main'), ('audio', 'fra', None),
                                                          ('subtitle', 'deu', None)]
@@ -571,7 +578,7 @@ def test_a_part_of_a_video_begins_at_time_0_with_its_own_sound(net: nn.Module, r
     sound = [(time - begin, data) for time, data in packets(tmp_path / 'in.mp4', 'audio') if begin <= time < end]
     found = packets(tmp_path / 'out.mp4', 'audio')
     assert [data for _, data in found] == [data for _, data in sound] and len(sound) > 5
-    assert max(abs(one[0] - other[0]) for one, other in zip(found, sound)) <= Fraction(1, 30000)
+    assert max(abs(one[0] - other[0]) for one, other in zip(found, sound)) <= Fraction(1, 1000)  # of the edit list
 
 
 def test_states_do_not_cross_cuts(net: nn.Module, runner: Runner, tmp_path: Path) -> None:
@@ -597,7 +604,7 @@ def test_cover_pictures_are_copied_and_not_taken_for_the_video(runner: Runner, t
     cover = av.VideoFrame.from_ndarray(np.full((16, 16, 3), 200, np.uint8), 'rgb24')
     with av.open(str(tmp_path / 'plain.mp4')) as read, av.open(str(tmp_path / 'in.mp4'), 'w') as container:
         image: Any = container.add_stream('png', rate=1, width=16, height=16, pix_fmt='rgb24')
-        image.disposition = av.stream.Disposition.attached_pic
+        image.disposition = Disposition.attached_pic
         copy = container.add_stream_from_template(read.streams[0], opaque=True)
         container.mux(image.encode(cover))
         container.mux(image.encode(None))
@@ -608,7 +615,7 @@ def test_cover_pictures_are_copied_and_not_taken_for_the_video(runner: Runner, t
     assert run(tmp_path / 'in.mp4', tmp_path / 'out.mp4', runner) == 0
     with av.open(str(tmp_path / 'out.mp4')) as container:
         kinds = {stream.codec_context.name: (stream.codec_context.width, bool(
-            stream.disposition & av.stream.Disposition.attached_pic)) for stream in container.streams.video}
+            stream.disposition & Disposition.attached_pic)) for stream in container.streams.video}
     assert kinds == {'png': (16, True), 'h264': (2 * WIDTH, False)}
 
 
@@ -627,7 +634,7 @@ def cut_off(file: Path, share: float) -> None:
 @pytest.mark.parametrize('suffix', ['.mkv', '.mp4'])
 def test_a_truncated_video_is_upscaled_up_to_where_it_breaks(suffix: str, net: nn.Module, runner: Runner,
                                                              tmp_path: Path, capsys: Any) -> None:
-    options = {} if suffix == '.mkv' else {'container_options': {'movflags': 'faststart'}}
+    options: dict[str, Any] = {} if suffix == '.mkv' else {'container_options': {'movflags': 'faststart'}}
     write_video(tmp_path / f'whole{suffix}', pictures(90, YUV420), sound=True, **options)
     (tmp_path / f'in{suffix}').write_bytes((tmp_path / f'whole{suffix}').read_bytes())
     cut_off(tmp_path / f'in{suffix}', 0.6)
@@ -700,7 +707,7 @@ def test_an_output_that_is_there_stays(runner: Runner, tmp_path: Path) -> None:
     (tmp_path / 'full').mkdir()
     (tmp_path / 'full' / 'mine').write_text('mine')
     for name in ('out.mp4', 'full'):
-        with pytest.raises(ValueError, match='is there already: .*--overwrite'):
+        with pytest.raises(ValueError, match=r'is there already: .*--overwrite'):
             run(tmp_path / 'in.mp4', tmp_path / name, runner)
     with pytest.raises(ValueError, match='is the input itself'):
         run(tmp_path / 'in.mp4', tmp_path / 'in.mp4', runner, overwrite=True)
@@ -734,7 +741,11 @@ def without_its_index(file: Path) -> None:
 
 
 def huge_image(file: Path) -> None:
-    Image.new('1', (30000, 30000)).save(file)
+    Image.new('L', (1, 1)).save(file)
+    data = bytearray(file.read_bytes())
+    data[16:24] = struct.pack('>II', 60000, 60000)  # in its header
+    data[29:33] = struct.pack('>I', zlib.crc32(data[12:29]))
+    file.write_bytes(data)
 
 
 @pytest.mark.parametrize('name, make, message', [
@@ -803,3 +814,189 @@ def test_an_output_that_is_not_finite(runner: Runner, tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match='picture 0'):
         run(tmp_path / 'in.mp4', tmp_path / 'out.mp4', broken)
     assert left(tmp_path) == {'in.mp4'}
+
+
+# --- memory ---------------------------------------------------------------------------------------------------------
+
+
+class Alive:
+    """Counts tensors that are alive."""
+
+    def __init__(self) -> None:
+        self.now, self.most, self._lock = 0, 0, threading.Lock()
+
+    def note(self, tensor: Tensor) -> Tensor:
+        with self._lock:
+            self.now += 1
+            self.most = max(self.most, self.now)
+        weakref.finalize(tensor, self._gone)
+        return tensor
+
+    def _gone(self) -> None:
+        self.now -= 1
+
+
+@pytest.mark.parametrize('kind', ['unidirectional', 'bidirectional', 'image'])
+def test_what_is_in_memory_does_not_grow_with_the_length(kind: str, saved: Callable[..., str], tmp_path: Path,
+                                                         monkeypatch: Any) -> None:
+    net = PrunableEDSR(4, 1, scale=2) if kind == 'image' else tiny_net(scale=2, bidirectional=kind == 'bidirectional')
+    bounded: dict[str, Any] = {'segment': 6, 'overlap': 2} if kind == 'bidirectional' else {}
+    runner = open_network(saved(net), **bounded)
+    # a segment, the frames that make the next one, and a scene's first frame
+    held = {'unidirectional': 3, 'bidirectional': 2 * 6 + 2, 'image': 2}[kind]
+    planes, frames, results = Alive(), Alive(), Alive()
+    decode, convert = VideoSource.pictures, command.to_rgb
+
+    def counted(source: VideoSource) -> Iterator[Picture]:
+        for picture in decode(source):
+            planes.note(picture.planes[0])
+            yield picture
+            del picture
+
+    monkeypatch.setattr(VideoSource, 'pictures', counted)
+    monkeypatch.setattr(command, 'to_rgb', lambda *args: frames.note(convert(*args)))
+    for count in (20, 60):
+        write_video(tmp_path / 'in.mkv', pictures(count, YUV420))
+        run(tmp_path / 'in.mkv', tmp_path / 'out', Runner(2, lambda lr: map(results.note, runner.run(lr)),
+                                                          runner.device), overwrite=True)
+        assert planes.most <= command.READ_AHEAD + 4
+        assert frames.most <= held
+        assert results.most <= 2
+        assert (planes.now, frames.now, results.now) == (0, 0, 0)
+
+
+# --- folders and images ---------------------------------------------------------------------------------------------
+
+
+def pixels_of(rgb: Tensor) -> np.ndarray:
+    return rgb.permute(1, 2, 0).numpy()
+
+
+def image_of(pixels: np.ndarray) -> list[Tensor]:
+    return [torch.from_numpy(pixels.copy()).permute(2, 0, 1)]
+
+
+def test_a_folder_keeps_its_names(net: nn.Module, runner: Runner, tmp_path: Path) -> None:
+    lr = {name: pixels_of(rgb[0]) for name, rgb in zip(
+        ('im2.png', 'im10.png', 'im11.bmp'), pictures(3, Coding()))}
+    (tmp_path / 'in').mkdir()
+    for name, pixels in lr.items():
+        Image.fromarray(pixels).save(tmp_path / 'in' / name)
+    (tmp_path / 'in' / 'notes.txt').write_text('no image')
+    assert run(tmp_path / 'in', tmp_path / 'deep' / 'out', runner) == 0
+    wanted = expected(net, map(image_of, lr.values()), Coding())
+    assert left(tmp_path / 'deep' / 'out') == set(lr)
+    for name, (pixels,) in zip(lr, wanted):
+        assert np.array_equal(np.array(Image.open(tmp_path / 'deep' / 'out' / name)), pixels.transpose(1, 2, 0))
+    assert os.stat(tmp_path / 'deep' / 'out').st_mode == os.stat(tmp_path / 'deep').st_mode
+    run(tmp_path / 'in', tmp_path / 'part', runner, start=1, frames=1)
+    assert left(tmp_path / 'part') == {'im10.png'}
+
+
+def test_an_image_keeps_what_its_file_says(net: nn.Module, runner: Runner, tmp_path: Path) -> None:
+    rgb = pixels_of(pictures(1, Coding())[0][0])
+    exif = Image.Exif()
+    exif[0x0112], exif[0x013B] = 6, 'Somebody'  # turned to the right; artist
+    Image.fromarray(rgb).save(tmp_path / 'in.png', exif=exif, icc_profile=b'a profile')
+    for name in ('out.png', 'out.jpg', 'out.webp'):
+        assert run(tmp_path / 'in.png', tmp_path / name, runner) == 0
+    (wanted,), = expected(net, [image_of(np.rot90(rgb, -1))], Coding())
+    with Image.open(tmp_path / 'out.png') as image:
+        assert np.array_equal(np.array(image), wanted.transpose(1, 2, 0))
+        assert image.info['icc_profile'] == b'a profile'
+        assert dict(image.getexif()) == {0x013B: 'Somebody'}
+    smooth = bicubic_resize(torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)), 4.0).clamp(0, 1)
+    Image.fromarray(pixels_of(smooth[0].mul(255).byte())).save(tmp_path / 'smooth.png')
+    double = Runner(2, lambda frames: (bicubic_resize(frame, 2.0) for frame in frames), runner.device)
+    for name in ('smooth-2.png', 'smooth-2.jpg'):
+        run(tmp_path / 'smooth.png', tmp_path / name, double)
+    one, other = (np.array(Image.open(tmp_path / name)).astype(int) for name in ('smooth-2.png', 'smooth-2.jpg'))
+    assert 0 < np.abs(one - other).mean() < 2
+
+
+def test_lossless_images(net: nn.Module, runner: Runner, tmp_path: Path) -> None:
+    (tmp_path / 'in').mkdir()
+    Image.fromarray(pixels_of(pictures(1, Coding())[0][0])).save(tmp_path / 'in' / 'a.jpg')
+    run(tmp_path / 'in', tmp_path / 'out', runner, encoding=LOSSLESS)
+    wanted = expected(net, [image_of(np.array(Image.open(tmp_path / 'in' / 'a.jpg')))], Coding())
+    assert np.array_equal(np.array(Image.open(tmp_path / 'out' / 'a.png')), wanted[0][0].transpose(1, 2, 0))
+    with pytest.raises(ValueError, match=r'b.jpg cannot be lossless'):
+        run(tmp_path / 'in' / 'a.jpg', tmp_path / 'b.jpg', runner, encoding=LOSSLESS)
+
+
+def test_images_become_a_video_and_a_video_images(net: nn.Module, runner: Runner, tmp_path: Path) -> None:
+    (tmp_path / 'in').mkdir()
+    lr = pictures(4, Coding())
+    for i, (rgb,) in enumerate(lr):
+        Image.fromarray(pixels_of(rgb)).save(tmp_path / 'in' / f'{i}.png')
+    run(tmp_path / 'in', tmp_path / 'film.mp4', runner, start=1, encoding=Encoding(lossless=True, rate=Fraction(30)))
+    assert times_of(tmp_path / 'film.mp4') == [Fraction(i, 30) for i in range(3)]
+    assert_same(decoded(tmp_path / 'film.mp4', 'yuv420p'), expected(net, lr[1:], Coding(), YUV420))
+    run(tmp_path / 'film.mp4', tmp_path / 'frames', runner, start=1, frames=2)
+    found = [[np.array(Image.open(file)).transpose(2, 0, 1)] for file in sorted((tmp_path / 'frames').iterdir())]
+    assert_same(found, expected(net, decoded(tmp_path / 'film.mp4')[1:], YUV420, Coding()))
+    assert left(tmp_path / 'frames') == {'00000001.png', '00000002.png'}
+
+
+def test_images_of_different_sizes(runner: Runner, net: nn.Module, tmp_path: Path) -> None:
+    (tmp_path / 'in').mkdir()
+    lr = [pixels_of(pictures(1, Coding(), height=size)[0][0]) for size in (16, 20, 20)]
+    for i, pixels in enumerate(lr):
+        Image.fromarray(pixels).save(tmp_path / 'in' / f'{i}.png')
+    run(tmp_path / 'in', tmp_path / 'out', runner)
+    found = [[np.array(Image.open(tmp_path / 'out' / f'{i}.png')).transpose(2, 0, 1)] for i in range(3)]
+    assert_same(found, [*expected(net, [image_of(lr[0])], Coding()), *expected(net, map(image_of, lr[1:]), Coding())])
+    assert run(tmp_path / 'in', tmp_path / 'out.mp4', runner) == 1  # which has one size
+    assert len(decoded(tmp_path / 'out.partial.mp4')) == 1
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+def test_a_preview_shows_bicubic_interpolation_beside_the_network(net: nn.Module, runner: Runner, tmp_path: Path
+                                                                  ) -> None:
+    write_video(tmp_path / 'in.mp4', pictures(40, YUV420))
+    command.preview(tmp_path / 'in.mp4', tmp_path / 'out.png', runner, 25, detect_scenes=False)
+    found = np.array(Image.open(tmp_path / 'out.png')).transpose(2, 0, 1)[:, -2 * HEIGHT:]
+    frame = to_rgb(tuple(torch.from_numpy(plane) for plane in decoded(tmp_path / 'in.mp4')[25]), YUV420)
+    (bicubic,) = from_rgb(bicubic_resize(frame, 2), Coding())
+    seen = decoded(tmp_path / 'in.mp4')[25 - command.CONTEXT:26 + command.CONTEXT]
+    (network,) = expected(net, seen, YUV420, Coding())[command.CONTEXT]
+    assert np.array_equal(found, np.concatenate((bicubic.numpy(), network), 2))
+    for arguments, message in (((tmp_path / 'out.mp4', runner, 3), 'an image'), ((tmp_path / 'b.png', runner, 40),
+                                                                                  'no picture 40')):
+        with pytest.raises(ValueError, match=message):
+            command.preview(tmp_path / 'in.mp4', *arguments)
+    assert left(tmp_path) == {'in.mp4', 'out.png'}
+
+
+def test_lines_of_progress_where_there_is_no_terminal(capsys: Any) -> None:
+    with command.Progress(3, interval=0) as progress:
+        for _ in range(3):
+            progress.step()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(' frames,')[0] for line in lines] == ['1 of 3', '2 of 3', '3 of 3']
+    assert all('frames/s, 0:00:0' in line and line.endswith('left') for line in lines)
+    with command.Progress(None, interval=0) as progress:
+        progress.step()
+    assert capsys.readouterr().err.startswith('1 frames, ')
+
+
+def test_the_command(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    """With all its switches, and the network that comes along."""
+    monkeypatch.chdir(tmp_path)
+    write_video(tmp_path / 'in.mp4', pictures(9, YUV420))
+    switches = '--start 2 --frames 5 --scenes off --segment 4 --overlap 2 --keep-states host --device cpu --lossless'
+    assert cli.main(['upscale', 'in.mp4', 'out.mp4', *switches.split()]) == 0
+    assert 'out.mp4: 5 pictures in 0:00:' in capsys.readouterr().out
+    net = basicsr_ssl.load_network(zoo.resolve('zoo://basicvsr_small_x4'), dtype=torch.float32)
+    lr = [to_rgb(tuple(map(torch.from_numpy, planes)), YUV420) for planes in decoded(tmp_path / 'in.mp4')[2:7]]
+    wanted = [[plane.numpy() for plane in from_rgb(hr, YUV420)]
+              for hr in super_resolve(net, stack(lr), segment=4, overlap=2)]
+    assert_same(decoded(tmp_path / 'out.mp4'), wanted)
+    assert cli.main(['upscale', 'in.mp4', 'out.mp4']) == 1
+    assert capsys.readouterr().err.startswith('basicsr-ssl: out.mp4 is there already')
+    assert cli.main(['upscale', 'in.mp4', 'out.png', '--preview', '3']) == 0
+    assert Image.open('out.png').width == 8 * WIDTH
+    with pytest.raises(SystemExit):
+        cli.main(['upscale', 'in.mp4', 'b.mp4', '--frames', '0'])

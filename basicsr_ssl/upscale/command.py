@@ -75,6 +75,8 @@ def upscale(source: str | os.PathLike, output: str | os.PathLike, runner: Runner
     opened = open_source(source, start, frames)
     if images.is_image(output) and opened.count != 1:
         raise ValueError(f'{output} holds one image: name a folder or a video, or add --frames 1')
+    if images.is_image(output) and encoding and encoding.lossless and output.suffix.lower() in images.LOSSY:
+        raise ValueError(f'{output} cannot be lossless: name a PNG')
     pictures = opened.pictures()
     first = next(pictures, None)
     if first is None:
@@ -130,15 +132,22 @@ def _write(results: Iterable[tuple[Picture, Planes]], sink: Sink, progress: Prog
 
 def _super_resolved(runner: Runner, pictures: Iterable[Picture], coding: Coding, detect_scenes: bool
                     ) -> Iterator[tuple[Picture, Planes]]:
-    """Every picture, without its planes, and its HR version, coded."""
+    """Every picture, without its planes, and its HR version, coded.
+
+    Where the input breaks off, the network is told that it ends, and the error comes after the last picture.
+    """
     waiting: deque[Picture] = deque()
+    broken: list[BrokenInputError] = []
 
     def frames() -> Iterator[Tensor]:
-        for picture in pictures:
-            _check_size(picture, runner)
-            waiting.append(picture._replace(planes=()))
-            yield to_rgb(tuple(plane.to(runner.device) for plane in picture.planes), picture.coding)
-            del picture  # before the next one is made
+        try:
+            for picture in pictures:
+                _check_size(picture, runner)
+                waiting.append(picture._replace(planes=()))
+                yield to_rgb(tuple(plane.to(runner.device) for plane in picture.planes), picture.coding)
+                del picture  # before the next one is made
+        except BrokenInputError as error:
+            broken.append(error)
 
     def coded(hr: Tensor) -> tuple[Picture, Planes]:
         picture = waiting.popleft()
@@ -154,6 +163,8 @@ def _super_resolved(runner: Runner, pictures: Iterable[Picture], coding: Coding,
             raise ValueError('there is not enough memory for pictures of this size: choose a smaller --segment, '
                              '--keep-states host, a smaller network, or make them smaller first') from error
         raise
+    if broken:
+        raise broken[0]
 
 
 def _check_size(picture: Picture, runner: Runner) -> None:

@@ -16,13 +16,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from basicsr_ssl.data.frames import EXTENSIONS, list_images
-from basicsr_ssl.files import Unfinished
+from basicsr_ssl.files import Unfinished, cannot_save
 from basicsr_ssl.upscale.colour import Coding, Planes
 from basicsr_ssl.upscale.media import Picture
 
-# JPEG and WebP of a quality at which no trace of them is seen; the others are lossless anyway
 _JPEG = {'quality': 95, 'subsampling': 0}
-_SETTINGS: dict[str, dict[str, Any]] = {'.jpg': _JPEG, '.jpeg': _JPEG, '.webp': {'quality': 95}}
+#: What to write formats with that are not lossless.
+LOSSY: dict[str, dict[str, Any]] = {'.jpg': _JPEG, '.jpeg': _JPEG, '.webp': {'quality': 95}}
 
 
 def is_image(path: Path) -> bool:
@@ -83,7 +83,7 @@ def write(pixels: Tensor, path: Path, name: str, tags: dict[str, Any]) -> None:
     """Write (3, h, w) uint8 RGB to a file, in the format that the suffix of ``name`` says."""
     suffix = Path(name).suffix.lower()
     image = Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
-    image.save(path, Image.registered_extensions()[suffix], **_SETTINGS.get(suffix, {}), **tags)
+    image.save(path, Image.registered_extensions()[suffix], **LOSSY.get(suffix, {}), **tags)
 
 
 class ImageSink:
@@ -106,8 +106,11 @@ class ImageSink:
         name = self._name or source.name or f'{source.number:08d}.png'
         if self._lossless and not self._name:
             name = str(Path(name).with_suffix('.png'))
-        write(upright(planes[0], source.orientation), self._place if self._name else self._place / name, name,
-              source.tags)
+        try:
+            write(upright(planes[0], source.orientation), self._place if self._name else self._place / name, name,
+                  source.tags)
+        except OSError as error:
+            raise cannot_save(name, error) from error
 
     def close(self, cut: bool) -> None:
         pass

@@ -171,9 +171,9 @@ def plain_format(coding: Coding) -> str:
 
 
 def _planes(frame: av.VideoFrame, coding: Coding) -> Planes:
-    planes = []
+    planes, kind = [], _sample(coding)
     for plane in frame.planes:
-        rows = np.frombuffer(memoryview(plane), _sample(coding)).reshape(-1, plane.line_size // _sample(coding).itemsize)
+        rows = np.frombuffer(memoryview(plane), kind).reshape(-1, plane.line_size // kind.itemsize)
         planes.append(torch.from_numpy(rows[:plane.height, :plane.width].astype('u1' if coding.bits == 8 else 'i4')))
     if coding.kind == 'rgb':
         green, blue, red = planes
@@ -187,9 +187,9 @@ def _frame(planes: Planes, coding: Coding) -> av.VideoFrame:
     if coding.kind == 'rgb':
         red, green, blue = planes[0]
         planes = green, blue, red
+    kind = _sample(coding)
     for plane, values in zip(frame.planes, planes):
-        rows = np.zeros((plane.buffer_size // plane.line_size, plane.line_size // _sample(coding).itemsize),
-                        _sample(coding))
+        rows = np.zeros((plane.buffer_size // plane.line_size, plane.line_size // kind.itemsize), kind)
         rows[:plane.height, :plane.width] = values.numpy()
         plane.update(rows.tobytes())
     return frame
