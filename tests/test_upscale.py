@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import struct
+import sys
 import threading
 import weakref
 import zlib
@@ -757,9 +758,11 @@ def huge_image(file: Path) -> None:
     ('in.mp4', encrypted, 'is encrypted: decrypt it first'),
     ('in.png', lambda file: file.write_bytes(b'no image'), 'cannot read the image'),
     ('in.png', huge_image, 'is too large'),
+    ('in.mp4', os.mkfifo, 'is a pipe'),
     ('in', lambda file: file.mkdir(), 'has no images'),
     ('in', lambda file: file.write_bytes(b'no video'), 'no video that FFmpeg can read'),
-], ids=['missing', 'empty', 'junk', 'no-index', 'audio', 'encrypted', 'no-image', 'huge-image', 'no-images', 'text'])
+], ids=('missing', 'empty', 'junk', 'no-index', 'audio', 'encrypted', 'no-image', 'huge-image', 'pipe',
+        'no-images', 'text'))
 def test_inputs_that_cannot_be_read(name: str, make: Callable[[Path], object], message: str, runner: Runner,
                                     tmp_path: Path) -> None:
     make(tmp_path / name)
@@ -767,6 +770,14 @@ def test_inputs_that_cannot_be_read(name: str, make: Callable[[Path], object], m
     with pytest.raises((OSError, ValueError), match=message):
         run(tmp_path / name, tmp_path / ('out.mp4' if 'png' not in name else 'out.png'), runner)
     assert left(tmp_path) == before
+
+
+def test_videos_need_an_extra(runner: Runner, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setitem(sys.modules, 'av', None)
+    monkeypatch.delitem(sys.modules, 'basicsr_ssl.upscale.video')
+    (tmp_path / 'in.mp4').write_bytes(b'a video')
+    with pytest.raises(ValueError, match=r"PyAV, which is not installed: run pip install .*\[video\]"):
+        run(tmp_path / 'in.mp4', tmp_path / 'out.mp4', runner)
 
 
 @pytest.mark.parametrize('out, options, message', [

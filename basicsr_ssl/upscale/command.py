@@ -20,7 +20,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from tqdm import tqdm
 
-from basicsr_ssl.files import Unfinished, unfinished
+from basicsr_ssl.files import Unfinished, kind_of, unfinished
 from basicsr_ssl.nn.resize import bicubic_resize
 from basicsr_ssl.runtime import StopSignal
 from basicsr_ssl.terminal import plain
@@ -212,6 +212,8 @@ def open_source(path: Path, start: int = 0, most: int | None = None) -> Source:
         raise FileNotFoundError(f'there is no {path}')
     if path.is_dir() or images.is_image(path):
         return images.ImageSource(path, start, most)
+    if not path.is_file():
+        raise ValueError(f'{path} is {kind_of(path.stat().st_mode)}, and a video must be a file, which is read twice')
     from basicsr_ssl.upscale.video import VideoSource  # needs PyAV
     return VideoSource(path, start, most)
 
