@@ -1,7 +1,7 @@
 """What `basicsr-ssl upscale` needs in memory for a short and for a long video.
 
-    python benchmarks/upscale.py VIDEO                  # 50 and 290 frames of 320x180 pixels, cut out of the middle
-    python benchmarks/upscale.py VIDEO --frames 20 100 --lr-size 90 160 -- --net net.safetensors --segment 12
+    python benchmarks/upscale.py VIDEO                  # 50 and 290 frames of 160x90 pixels, cut out of the middle
+    python benchmarks/upscale.py VIDEO --frames 20 100 --lr-size 180 320 -- --net net.safetensors --segment 12
 
 What stands after -- goes to the command. Each figure is the peak of resident memory of a process of its own, with the
 decoder, the network and the encoder in it.
@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument('video', type=Path)
     parser.add_argument('--frames', nargs='+', type=int, default=[50, 290])
-    parser.add_argument('--lr-size', nargs=2, type=int, default=[180, 320], metavar=('H', 'W'))
+    parser.add_argument('--lr-size', nargs=2, type=int, default=[90, 160], metavar=('H', 'W'))
     parser.add_argument('switches', nargs='*', help='of the command, after --')
     args = parser.parse_args()
     print('frames   peak MB   seconds   frames/s')
