@@ -6,29 +6,22 @@ import contextlib
 import io
 import json
 import logging
-import os
-import re
 import sys
 import warnings
-import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
-from xml.etree import ElementTree
 
 import torch
 from torch import Tensor
 from torch.export import Dim
 
-from basicsr_ssl.export.forms import DTYPES, MULTIPLE, Form, lowered
-from basicsr_ssl.terminal import plain, shortened
+from basicsr_ssl.export.forms import Form, TensorInfo, lowered
+from basicsr_ssl.export.metadata import FORMAT, KEY, TORCH_ENTRY, load_module
 
-KEY = 'basicsr_ssl'  # of the metadata, one JSON string
 OPSET = 18  # the exporter's lowest; grid_sample came with 16
 LARGEST = 8192  # side of a frame of free size
 PRECISIONS = ('fp32', 'fp16', 'bf16', 'int8')
-_TORCH_ENTRY = f'{KEY}.json'
 
 
 class Format(NamedTuple):
@@ -37,7 +30,7 @@ class Format(NamedTuple):
     Attributes:
         suffix: of its name.
         precisions: those of ``PRECISIONS`` that it can hold and its runtime can run.
-        modules: that write it, in pip's names as in Python's.
+        modules: that write and run it, of the extra ``export``.
     """
     suffix: str
     precisions: tuple[str, ...]
@@ -50,19 +43,6 @@ FORMATS = {
     'openvino': Format('.xml', PRECISIONS, ('onnx', 'onnxscript', 'openvino')),
     'torch': Format('.pt2', ('fp32', 'fp16', 'bf16'), ()),
 }
-
-
-def load_module(name: str) -> Any:
-    """A module of the extra ``export``.
-
-    Raises:
-        ValueError: it is not installed.
-    """
-    try:
-        return import_module(name)
-    except ImportError as error:
-        raise ValueError(f"{name} is needed for this and cannot be imported ({error}): pip install -c constraints.txt "
-                         "-e '.[export]'") from error
 
 
 def convert(form: Form, to: str, precision: str = 'fp32', dynamic: bool = False,
@@ -91,6 +71,23 @@ def convert(form: Form, to: str, precision: str = 'fp32', dynamic: bool = False,
         return _quantized(model, form, calibration) if precision == 'int8' else model
 
 
+def described(form: Form, to: str, precision: str, dynamic: bool) -> dict[str, Any]:
+    """What another program must know to run the file, as JSON values."""
+    def tensor(info: TensorInfo) -> dict[str, Any]:
+        free = [side if info.scale == 1 else f'{info.scale}*{side}' for side in 'hw']
+        return {'shape': [*info.leading, *(free if dynamic else info.size)], 'layout': info.layout, 'type': 'float32',
+                **({'range': [0, 1], 'colour': 'RGB'} if info.frames else {})}
+
+    return {
+        'version': FORMAT, 'format': to, 'form': form.name, 'precision': precision, 'task': form.task,
+        'scale': form.scale, 'frames': form.frames, 'every': getattr(form, 'every', False),
+        'lr_size': None if dynamic else list(form.size), 'multiple': form.multiple if dynamic else 1,
+        'inputs': {name: tensor(info) for name, info in form.inputs.items()},
+        'outputs': {name: tensor(info) for name, info in form.outputs.items()},
+        'state': form.state,
+    }
+
+
 def write(converted: Any, to: str, path: Path, metadata: Mapping[str, Any]) -> list[Path]:
     """Write what ``convert`` gave, with its metadata.
 
@@ -100,7 +97,7 @@ def write(converted: Any, to: str, path: Path, metadata: Mapping[str, Any]) -> l
     text = json.dumps(metadata)
     if to == 'torch':
         with open(path, 'wb') as stream:
-            torch.export.save(converted, stream, extra_files={_TORCH_ENTRY: text})
+            torch.export.save(converted, stream, extra_files={TORCH_ENTRY: text})
         return [path]
     if to == 'onnx':
         del converted.metadata_props[:]
@@ -112,73 +109,25 @@ def write(converted: Any, to: str, path: Path, metadata: Mapping[str, Any]) -> l
     return [path.with_suffix('.bin'), path]
 
 
-def read_metadata(path: str | os.PathLike) -> dict[str, Any] | None:
-    """What an exported file says of itself, told by its suffix; None for a file of another kind.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: its suffix is one of ours, and it is damaged or was written by another program.
-    """
-    readers = {'.onnx': _read_onnx, '.xml': _read_ir, '.pt2': _read_torch}
-    path = Path(path)
-    if path.suffix not in readers:
-        return None
-    name = shortened(path)
-    try:
-        text = readers[path.suffix](path)
-        metadata = None if text is None else json.loads(text)
-    except (ElementTree.ParseError, zipfile.BadZipFile, RecursionError, ValueError, KeyError) as error:
-        if isinstance(error, ValueError) and 'pip install' in str(error):
-            raise
-        raise ValueError(f'{name} is damaged, or no {path.suffix} file: {shortened(plain(error))}. Export it again') \
-            from error
-    if not isinstance(metadata, dict) or not {'format', 'form', 'inputs'} <= metadata.keys():
-        raise ValueError(f'{name} was not written by `basicsr-ssl export`: it does not say what its inputs are')
-    return metadata
-
-
-def _read_onnx(path: Path) -> str | None:
-    onnx = load_module('onnx')
-    try:
-        model = onnx.load_model(path, load_external_data=False)
-    except Exception as error:  # protobuf's, which is no ValueError
-        if isinstance(error, OSError):
-            raise
-        raise ValueError(error) from error
-    return next((entry.value for entry in model.metadata_props if entry.key == KEY), None)
-
-
-def _read_ir(path: Path) -> str | None:
-    found = ElementTree.parse(path).getroot().find(f'rt_info/{KEY}')
-    return None if found is None else found.get('value')
-
-
-def _read_torch(path: Path) -> str | None:
-    with zipfile.ZipFile(path) as archive:
-        name = next((name for name in archive.namelist() if name.endswith(f'/{_TORCH_ENTRY}')), None)
-        return None if name is None else archive.read(name).decode()
-
-
 def _program(form: Form, dynamic: bool) -> Any:
-    example = tuple(torch.rand(shape) for shape in form.inputs.values())
+    example = tuple(torch.rand(info.shape) for info in form.inputs.values())
     with torch.no_grad(), _quiet():
         # `*state` is one argument to torch.export: all inputs of the form share one entry of its shapes
-        shapes = tuple(_free(form, shape) for shape in form.inputs.values()) if dynamic else None
+        shapes = tuple(_free(form, len(info.shape)) for info in form.inputs.values()) if dynamic else None
         if shapes is not None and form.state:
             shapes = (shapes[0], shapes[1:])
-        return torch.export.export(form, example, dynamic_shapes=shapes)
+        program = torch.export.export(form, example, dynamic_shapes=shapes)
+    program.example_inputs = None  # as large as frames, and kept in the file
+    for node in program.graph.nodes:
+        node.meta.pop('stack_trace', None)  # paths of this machine
+    return program
 
 
-def _free(form: Form, shape: tuple[int, ...]) -> dict[int, Any]:
-    step = multiple(form)
+def _free(form: Form, axes: int) -> dict[int, Any]:
+    """Symbols for the last two axes: a number of multiples, of which torch wants at least two."""
+    step = form.multiple
     sides = [Dim(side, min=2, max=LARGEST // step) for side in ('height', 'width')]
-    return {len(shape) - 2 + i: side if step == 1 else step * side for i, side in enumerate(sides)}
-
-
-def multiple(form: Form) -> int:
-    """What free sizes must be multiples of."""
-    net: Any = form.net
-    return 1 if net.flow_network is None and form.task != 'flow' else MULTIPLE
+    return {axes - 2 + i: side if step == 1 else step * side for i, side in enumerate(sides)}
 
 
 def _onnx(form: Form, dynamic: bool) -> Any:
@@ -186,9 +135,12 @@ def _onnx(form: Form, dynamic: bool) -> Any:
         load_module(name)
     with torch.no_grad(), _quiet():
         program = torch.onnx.export(_program(form, dynamic), dynamo=True, opset_version=OPSET, verbose=False,
-                                    input_names=list(form.inputs), output_names=form.outputs)
+                                    input_names=list(form.inputs), output_names=list(form.outputs))
         assert program is not None
-        return program.model_proto
+        model = program.model_proto
+    for part in (*model.graph.node, *model.graph.value_info, model.graph):
+        del part.metadata_props[:]  # what the exporter notes for its own developers
+    return model
 
 
 @contextlib.contextmanager

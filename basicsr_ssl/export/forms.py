@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Sequence
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -24,31 +25,54 @@ DTYPES = {'fp16': torch.float16, 'bf16': torch.bfloat16}  # of the others weight
 Values = dict[str, Tensor]
 
 
+class TensorInfo(NamedTuple):
+    """A float32 tensor that a file takes or gives.
+
+    Attributes:
+        leading: its shape, but for the last two axes.
+        size: those two, (h, w) of the LR frame times ``scale``.
+        layout: what the axes are.
+        frames: whether it holds frames, RGB in [0, 1].
+    """
+    leading: tuple[int, ...]
+    size: tuple[int, int]
+    layout: str
+    scale: int
+    frames: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (*self.leading, *self.size)
+
+
 class Form(nn.Module):
     """A network as other programs see it. Inputs and outputs are float32, whatever it computes in.
 
     Attributes:
         name: one of ``FORMS``.
-        inputs: name to shape.
-        outputs: names.
-        layout: what the axes of ``input`` and ``output`` are.
+        inputs, outputs: name to ``TensorInfo``.
         frames: LR frames that ``input`` holds.
         state: inputs that take what the call before gave, each with that output's name; all zero for the first frame.
         scale: HR size over LR size.
         task: the network's.
+        multiple: what sides must be multiples of where they are free.
     """
 
     name = ''
-    layout: dict[str, str] = {}
 
     def __init__(self, net: Any, size: tuple[int, int], frames: int = 1) -> None:
         super().__init__()
         self.net, self.size, self.frames = net, size, frames
         self.dtype = torch.float32  # that the network computes in
         self.task, self.scale = task_of(net), getattr(net, 'scale', 1)
-        self.inputs: dict[str, tuple[int, ...]] = {}
-        self.outputs = ['output']
+        self.multiple = 1 if net.flow_network is None and self.task != 'flow' else MULTIPLE
+        self.inputs: dict[str, TensorInfo] = {}
+        self.outputs: dict[str, TensorInfo] = {}
         self.state: dict[str, str] = {}
+
+    def info(self, layout: str, *leading: int, scale: int = 1, frames: bool = True) -> TensorInfo:
+        """Of a tensor whose last two axes are the LR frame's, ``scale`` times as large."""
+        return TensorInfo((1, *leading), (scale * self.size[0], scale * self.size[1]), layout, scale, frames)
 
     def feed(self, clip: Tensor) -> Tensor:
         """``input`` of one call, from its frames (frames, 3, h, w)."""
@@ -87,11 +111,13 @@ class WindowForm(Form):
             raise ValueError(f'a window of {frames} frames has none in the middle: choose an odd number of frames, or '
                              '--all-frames')
         self.every = every
-        self.inputs = {'input': (1, 3 * frames, *size)}
-        count = 'T ' if every else ''
-        self.layout = {'input': 'N (T C) H W: frame by frame', 'output': f'N ({count}C) H W'}
+        stacked = 'N (T C) H W, frame after frame'
+        self.inputs = {'input': self.info(stacked, 3 * frames)}
         if self.task == 'flow':
-            self.layout['output'] = 'N 2 H W: displacement in pixels, x then y'
+            output = self.info('N C H W, displacement in pixels, x then y', 2, frames=False)
+        else:
+            output = self.info(stacked if every else 'N C H W', 3 * frames if every else 3, scale=self.scale)
+        self.outputs = {'output': output}
 
     def feed(self, clip: Tensor) -> Tensor:
         return clip.flatten(0, 1)[None]
@@ -117,7 +143,7 @@ class WindowForm(Form):
 
     def expected(self, clip: Tensor) -> Tensor:
         if self.task == 'flow':
-            return torch.cat([self.net(one[None], other[None]) for one, other in zip(clip, clip[1:])])
+            return torch.cat([self.net(one[None], other[None]) for one, other in pairwise(clip)])
         found = [_run(self.net, clip[None, i:i + self.frames]) for i in range(len(clip) - self.frames + 1)]
         return torch.cat([one.flatten(1, 2) if self.every else one[:, self.frames // 2] for one in found])
 
@@ -135,13 +161,13 @@ class ClipForm(Form):
     """
 
     name = 'clip'
-    layout = {'input': 'N T C H W', 'output': 'N T C H W'}
 
     def __init__(self, net: Any, size: tuple[int, int], frames: int) -> None:
         super().__init__(net, size, frames)
         if self.task == 'flow':
             raise ValueError('flow is estimated between two frames: export it as --form window')
-        self.inputs = {'input': (1, frames, 3, *size)}
+        self.inputs = {'input': self.info('N T C H W', frames, 3)}
+        self.outputs = {'output': self.info('N T C H W', frames, 3, scale=self.scale)}
 
     def feed(self, clip: Tensor) -> Tensor:
         return clip[None]
@@ -169,7 +195,6 @@ class StepForm(Form):
     """
 
     name = 'step'
-    layout = {'input': 'N C H W', 'output': 'N C H W'}
 
     def __init__(self, net: Any, size: tuple[int, int]) -> None:
         super().__init__(net, size)
@@ -177,10 +202,12 @@ class StepForm(Form):
             kind = 'bidirectional, its frames depend on those to come' if self.task == 'clip' else 'not recurrent'
             raise ValueError(f'the step form is for unidirectional networks; this one is {kind}: export it as --form '
                              'window or --form clip')
-        parts = {'hidden': net.num_feat} if net.flow_network is None else {'previous': 3, 'hidden': net.num_feat}
+        layout, hidden = 'N C H W', self.info('N C H W', net.num_feat, frames=False)
+        parts = {'hidden': hidden} if net.flow_network is None else {'previous': self.info(layout, 3), 'hidden': hidden}
         self.state = {f'{part}_in': f'{part}_out' for part in parts}
-        self.inputs = {'input': (1, 3, *size), **{f'{part}_in': (1, count, *size) for part, count in parts.items()}}
-        self.outputs = ['output', *self.state.values()]
+        self.inputs = {'input': self.info(layout, 3), **{f'{part}_in': info for part, info in parts.items()}}
+        self.outputs = {'output': self.info(layout, 3, scale=self.scale),
+                        **{f'{part}_out': info for part, info in parts.items()}}
 
     def feed(self, clip: Tensor) -> Tensor:
         return clip

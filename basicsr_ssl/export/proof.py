@@ -13,8 +13,8 @@ from torch import Tensor
 from basicsr_ssl.data.frames import existing_folder, list_images, read_frame
 from basicsr_ssl.data.photographs import Photographs
 from basicsr_ssl.evaluation.inference import as_frame
-from basicsr_ssl.export.forms import Form, Values
-from basicsr_ssl.export.runtimes import Call
+from basicsr_ssl.export.forms import MULTIPLE, Form, Values
+from basicsr_ssl.export.runtimes import Call, Exported, mirrored
 
 #: Least PSNR, in dB, of a file's output against the network's in float32.
 LEAST_PSNR = {'fp32': 100.0, 'fp16': 50.0, 'bf16': 40.0, 'int8': 35.0}
@@ -48,13 +48,8 @@ def real_clip(folder: str | None, size: tuple[int, int], count: int | None) -> T
     names = list_images(root)
     if not names:
         raise ValueError(f'--clips: {root} holds no images. Name the folders of the frames of one clip each')
-    order = range(len(names)) if count is None else _back_and_forth(len(names), count)
+    order = range(len(names)) if count is None else mirrored(range(count), len(names))
     return torch.stack([as_frame(_fitted(read_frame(Path(root) / names[i]), size)) for i in order])
-
-
-def _back_and_forth(length: int, count: int) -> list[int]:
-    from basicsr_ssl.export.runtimes import mirrored
-    return mirrored(range(count), length)
 
 
 def _fitted(frame: Tensor, size: tuple[int, int]) -> Tensor:
@@ -67,9 +62,22 @@ def _fitted(frame: Tensor, size: tuple[int, int]) -> Tensor:
     return frame[:, top:top + size[0], left:left + size[1]]
 
 
-def length_of_proof(form: Form) -> int:
-    """Frames that a proof takes: of one call, or some steps."""
-    return STEPS if form.state else form.frames
+def prove(form: Form, exported: Exported, dynamic: bool, folder: str | None) -> dict[str, dict[str, float]]:
+    """Figures of ``compare`` on random and on real frames, and if sizes are free on a second size.
+
+    Args:
+        form: as it was made, in float32.
+        exported: the file.
+        dynamic: whether sizes are free.
+        folder: see ``real_clip``.
+    """
+    count = STEPS if form.state else form.frames
+    noise = torch.Generator().manual_seed(0)
+    clips = {'random': torch.rand(count, 3, *form.size, generator=noise), 'real': real_clip(folder, form.size, count)}
+    if dynamic:
+        h, w = (side + MULTIPLE for side in form.size)
+        clips[f'random {h}x{w}'] = torch.rand(count, 3, h, w, generator=noise)
+    return {name: compare(form, exported.call, clip) for name, clip in clips.items()}
 
 
 @torch.no_grad()
@@ -96,7 +104,7 @@ def compare(form: Form, call: Call, clip: Tensor) -> dict[str, float]:
 
 
 def _answers(form: Form, call: Call, clip: Tensor) -> Iterator[Values]:
-    state: Values = {name: torch.zeros(*form.inputs[name][:2], *clip.shape[-2:]) for name in form.state}
+    state: Values = {name: torch.zeros(*form.inputs[name].leading, *clip.shape[-2:]) for name in form.state}
     for feed in form.calls(clip):
         found = call({'input': feed, **state})
         state = {name: found[source] for name, source in form.state.items()}
@@ -142,7 +150,6 @@ def judge(figures: Mapping[str, Mapping[str, float]], precision: str, least: flo
     least = LEAST_PSNR[precision] if least is None else least
     for name, one in figures.items():
         if one['psnr'] < least and not (precision == 'int8' and name.startswith('random')):
-            raise ValueError(
-                f'the exported file differs from the network: {one["psnr"]:.1f} dB on {name} frames, largest difference '
-                f'{one["max_difference"]:.2g}; {precision} must reach {least:g} dB. Nothing was written. Choose another '
-                '--precision, or --min-psnr')
+            raise ValueError(f'the exported file differs from the network: {one["psnr"]:.1f} dB on {name} frames, '
+                             f'largest difference {one["max_difference"]:.2g}; {precision} must reach {least:g} dB. '
+                             'Nothing was written. Choose another --precision, or --min-psnr')

@@ -13,13 +13,12 @@ import torch
 from torch import Tensor
 
 from basicsr_ssl.evaluation.inference import segments
-from basicsr_ssl.export.formats import load_module, read_metadata
 from basicsr_ssl.export.forms import Values
+from basicsr_ssl.export.metadata import RUNTIMES, load_module, read_metadata
 from basicsr_ssl.terminal import shortened
 
 Call = Callable[[Values], Values]
 
-RUNTIMES = {'.onnx': ('onnxruntime', 'openvino'), '.xml': ('openvino',), '.pt2': ('torch',)}
 OVERLAP = 2  # frames that neighbouring clips, or windows that give all frames, share at most at either end
 
 
@@ -40,16 +39,13 @@ class Exported:
     """
 
     def __init__(self, path: str | os.PathLike, runtime: str | None = None) -> None:
-        metadata = read_metadata(path)
-        if metadata is None:
-            raise ValueError(f'{shortened(path)} is no exported network: they end in {", ".join(RUNTIMES)}')
-        self.metadata: dict[str, Any] = metadata
+        self.metadata = read_metadata(path)
         fitting = RUNTIMES[Path(path).suffix]
         runtime = runtime or fitting[0]
         if runtime not in fitting:
             raise ValueError(f'{shortened(path)} is run by {" or ".join(fitting)}, not by {runtime}')
-        self.scale: int = metadata['scale']
-        self.call = _OPEN[runtime](os.fspath(path), metadata)
+        self.scale: int = self.metadata['scale']
+        self.call = _OPEN[runtime](os.fspath(path), self.metadata)
 
     def stream(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
         """Super-resolve a clip frame by frame.
@@ -78,15 +74,21 @@ class Exported:
         else:
             yield from self._clips(checked, told['frames'])
 
+    def start(self, frame: Tensor) -> Values:
+        """The state before the first frame (1, 3, h, w) of a clip, for the step form: zeros."""
+        return {name: frame.new_zeros(*self.metadata['inputs'][name]['shape'][:-2], *frame.shape[-2:])
+                for name in self.metadata['state']}
+
+    def step(self, frame: Tensor, state: Values) -> tuple[Tensor, Values]:
+        """The HR frame of an LR frame (1, 3, h, w), and the state for the next one."""
+        found = self.call({'input': frame, **state})
+        return found['output'], {name: found[source] for name, source in self.metadata['state'].items()}
+
     def _steps(self, frames: Iterable[Tensor]) -> Iterator[Tensor]:
         state: Values = {}
         for frame in frames:
-            if not state:
-                state = {name: frame.new_zeros(*self.metadata['inputs'][name]['shape'][:2], *frame.shape[-2:])
-                         for name in self.metadata['state']}
-            found = self.call({'input': frame[None], **state})
-            state = {name: found[source] for name, source in self.metadata['state'].items()}
-            yield found['output'][0]
+            output, state = self.step(frame[None], state or self.start(frame[None]))
+            yield output[0]
 
     def _windows(self, frames: Iterable[Tensor], length: int) -> Iterator[Tensor]:
         window: deque[Tensor] = deque(maxlen=length)
@@ -104,13 +106,14 @@ class Exported:
                 yield from self.call({'input': clip[None]})['output'][0][first:last]
 
     def _checked(self, frame: Tensor) -> Tensor:
-        size, step = self.metadata['size'], self.metadata['multiple']
-        if size is not None and list(frame.shape[-2:]) != size:
-            raise ValueError('this file was exported for frames of {}x{}, not of {}x{}: export the network again, with '
-                             '--size'.format(*size, *frame.shape[-2:]))
-        if any(side % step or side < 2 * step for side in frame.shape[-2:]):
-            raise ValueError('this file takes frames whose sides are multiples of {0}, from {1} on, not {2}x{3}: export '
-                             'the network again, with --size'.format(step, 2 * step, *frame.shape[-2:]))
+        size, step = self.metadata['lr_size'], self.metadata['multiple']
+        h, w = frame.shape[-2:]
+        if size is not None and [h, w] != size:
+            raise ValueError(f'this file was exported for frames of {size[0]}x{size[1]}, not of {h}x{w}: export the '
+                             'network again, with --size')
+        if size is None and any(side % step or side < 2 * step for side in (h, w)):
+            raise ValueError(f'this file takes frames whose sides are multiples of {step}, from {2 * step} on, not '
+                             f'{h}x{w}: export the network again, with --size')
         return frame.float()
 
 
