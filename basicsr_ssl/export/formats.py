@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -153,6 +154,7 @@ def _quiet() -> Iterator[None]:
 
 def _quantized(model: Any, form: Form, calibration: Sequence[Sequence[Tensor]]) -> Any:
     """int8, but for the flow network: its flows, in pixels, are taken to fractions of a pixel."""
+    os.environ.setdefault('NNCF_CI', '1')  # or it tells its makers what it is used for
     nncf = load_module('nncf')
     logging.getLogger('nncf').setLevel(logging.ERROR)
     flow: Any = form.net.flow_network
