@@ -309,14 +309,15 @@ def test_int8_is_calibrated_on_real_frames(form: str, net: str, folders: list[st
 
 def test_int8_needs_real_frames() -> None:
     form = make_form(tiny_net(), 'window', (H, W), 7)
-    with pytest.raises(ValueError, match='calibrated on real frames: --clips'):
-        proof.calibration_calls(form, [])
+    for clips in ([], [clip(6, H, W)[0]]):
+        with pytest.raises(ValueError, match=r'calibrated on real frames: --clips .* of 7 or more'):
+            proof.calibration_calls(form, clips)
 
 
 def test_calibration_takes_states_along(folders: list[str]) -> None:
     net = flowing(bidirectional=False).eval()
-    calls = proof.calibration_calls(make_form(net, 'step', (H, W)), folders)
     frames = [proof.real_clip(folder, (H, W), None) for folder in folders]
+    calls = proof.calibration_calls(make_form(net, 'step', (H, W)), frames)
     with torch.no_grad():
         states = [net(one[None], return_states=True)[1]['forward'][0] for one in frames]
     assert len(calls) == 10

@@ -61,7 +61,8 @@ def export(source: str, output: str, to: str = 'onnx', form: str = 'window', siz
     if dynamic and any(side % made.multiple or side < 2 * made.multiple for side in size):
         raise ValueError(f'free sizes are multiples of {made.multiple} with this network, from {2 * made.multiple} on, '
                          f'and {size[0]}x{size[1]} is not: choose such a --size for the proof')
-    calibration = proof.calibration_calls(made, clips) if precision == 'int8' else []
+    calibration = proof.calibration_calls(
+        made, (proof.real_clip(folder, size, None) for folder in clips)) if precision == 'int8' else []
     converted = formats.convert(made, to, precision, dynamic, calibration)
     metadata = {**formats.described(made, to, precision, dynamic),
                 **_origin(net, path, licence or zoo.licence_of(source))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -112,27 +112,25 @@ def _answers(form: Form, call: Call, clip: Tensor) -> Iterator[Values]:
 
 
 @torch.no_grad()
-def calibration_calls(form: Form, folders: Sequence[str]) -> list[list[Tensor]]:
-    """Values of all inputs, for calls spread evenly over real clips, states included.
+def calibration_calls(form: Form, clips: Iterable[Tensor]) -> list[list[Tensor]]:
+    """Values of all inputs, for calls spread evenly over clips (n, 3, h, w), states included.
 
     Raises:
-        ValueError: no folders, or clips shorter than one call takes.
+        ValueError: no clip has as many frames as one call takes.
     """
-    if not folders:
-        raise ValueError('int8 is calibrated on real frames: --clips names folders of LR frames, one clip each')
     calls: list[list[Tensor]] = []
 
     def recorded(values: Values) -> Values:
         calls.append([values[name] for name in form.inputs])
-        if not form.state:  # nothing that the next call needs
-            return {}
-        return dict(zip(form.outputs, form(*values.values())))
+        # without a state the next call needs nothing of this one
+        return dict(zip(form.outputs, form(*values.values()))) if form.state else {}
 
-    for folder in folders:
-        for _ in _answers(form, recorded, real_clip(folder, form.size, None)):
+    for clip in clips:
+        for _ in _answers(form, recorded, clip):
             pass
     if not calls:
-        raise ValueError(f'--clips: no clip has the {form.frames} frames of one call')
+        raise ValueError(f'int8 is calibrated on real frames: --clips names folders of LR frames, one clip each, of '
+                         f'{form.frames} or more')
     return calls[::math.ceil(len(calls) / CALIBRATION)]
 
 
