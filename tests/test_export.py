@@ -240,6 +240,7 @@ def test_onnx_files_have_no_operator_that_few_programs_know(step_with_flow: Step
     onnx = pytest.importorskip('onnx')
     path, _ = step_with_flow('onnx')
     model = onnx.load(path)
+    onnx.checker.check_model(model, full_check=True)
     assert [(entry.domain, entry.version) for entry in model.opset_import] == [('', 18)]
     assert {'GridSample', 'Gather'} <= {node.op_type for node in model.graph.node}
     reductions = {one.s for node in model.graph.node for one in node.attribute if one.name == 'reduction'}
