@@ -102,7 +102,7 @@ def count_params(net: nn.Module, flow: bool = True) -> int:
     return cost.params(_ours(net).layers, flow)
 
 
-def count_macs(net: nn.Module, lr_size: tuple[int, int] = (180, 320), flow: bool = True) -> int:
+def count_macs(net: nn.Module, lr_size: tuple[int, int] = cost.LR_SIZE, flow: bool = True) -> int:
     """Multiply-accumulates of a network for one frame of a long clip.
 
     Args:

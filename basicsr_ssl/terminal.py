@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 
 LONGEST = 300  # characters of one name, or of an error that quotes a file
@@ -23,3 +24,11 @@ def listed(names: Iterable[str], most: int = 8) -> str:
     names = list(names)
     more = f' and {len(names) - most} more' if len(names) > most else ''
     return ', '.join(ascii(name[:200])[1:-1][:200] for name in names[:most]) + more
+
+
+def suggest(word: object, known: Iterable[str]) -> str:
+    """The end of a message about an unknown word: the most similar known one, or all of them if none is similar."""
+    by_lower = {name.lower(): name for name in sorted(known)}
+    if close := difflib.get_close_matches(str(word).lower(), by_lower, n=1):
+        return f'; did you mean {by_lower[close[0]]!r}?'
+    return f'; known are {", ".join(by_lower.values())}' if by_lower else ''

@@ -9,16 +9,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from basicsr_ssl.archs.prunable import PrunableNetwork
 from basicsr_ssl.pruning.cost import Attention, Conv, Layer, Linear, Norm
-from basicsr_ssl.pruning.groups import Group, Slice, check_form
+from basicsr_ssl.pruning.groups import Group, Slice
 from basicsr_ssl.pruning.spec import Spec
 
 STREAM, HEADS, KEY, VALUE, HIDDEN, WINDOW = 6, 4, 2, 3, 10, 4  # KEY, VALUE: features of one head; WINDOW: its side
 
 
+def full_widths(args: Mapping[str, Any]) -> dict[str, int]:
+    return {'heads': HEADS, 'keys': KEY, 'hidden': HIDDEN, 'stream': STREAM}
+
+
 def group_table(spec: Spec) -> list[Group]:
     """Heads, features of queries and keys, hidden units of the MLP, and the stream that the norm sees."""
-    w = {'heads': HEADS, 'keys': KEY, 'hidden': HIDDEN, 'stream': STREAM, **spec.widths}
+    w = {**full_widths(spec.args), **spec.widths}
     heads, keys = w['heads'], w['keys']
     packed = [(0, keys), (heads * keys, keys), (2 * heads * keys, VALUE)]  # q, k, v: first row, rows of a head
     return [
@@ -39,7 +44,7 @@ def group_table(spec: Spec) -> list[Group]:
 
 
 def layer_table(args: Mapping[str, Any], widths: Mapping[str, int]) -> list[Layer]:
-    w = {'heads': HEADS, 'keys': KEY, 'hidden': HIDDEN, 'stream': STREAM, **widths}
+    w = {**full_widths(args), **widths}
     keys, values = w['heads'] * w['keys'], w['heads'] * VALUE
     return [Conv('first', 3, w['stream'], 3, bias=True, multiple=WINDOW), Norm('norm', w['stream'], multiple=WINDOW),
             Linear('qkv', w['stream'], 2 * keys + values, multiple=WINDOW),
@@ -50,18 +55,18 @@ def layer_table(args: Mapping[str, Any], widths: Mapping[str, int]) -> list[Laye
             Conv('last', w['stream'], 3, 3, bias=False, multiple=WINDOW)]
 
 
-class AttentionNet(nn.Module):
+class AttentionNet(PrunableNetwork):
     """``(b, 3, h, w)`` to the same shape; sides are multiples of the window's. Its gates multiply what they name."""
 
+    full_widths = staticmethod(full_widths)
+    group_table = staticmethod(group_table)
     layer_table = staticmethod(layer_table)
-    task, flow_network = 'image', None
+    task = 'image'
 
     def __init__(self, gates: str = '', widths: Mapping[str, int] | None = None,
                  index: Mapping[str, Sequence[int]] | None = None) -> None:
-        super().__init__()
-        self.spec = Spec('AttentionNet', {}, dict(widths or {}), dict(index or {}), gates)
-        check_form(self.spec, group_table(Spec('AttentionNet')))
-        w = {'heads': HEADS, 'keys': KEY, 'hidden': HIDDEN, 'stream': STREAM, **(widths or {})}
+        super().__init__({}, gates, widths, index)
+        w = {**full_widths({}), **self.spec.widths}
         self.heads, self.keys = w['heads'], w['keys']
         self.first = nn.Conv2d(3, w['stream'], 3, padding=1)
         self.norm = nn.LayerNorm(w['stream'])
@@ -73,14 +78,6 @@ class AttentionNet(nn.Module):
             self.qkv.gate = nn.Parameter(torch.ones(self.keys))
             self.proj.gate_in = nn.Parameter(torch.ones(self.heads))
             self.fc1.gate = nn.Parameter(torch.ones(w['hidden']))
-
-    @property
-    def groups(self) -> list[Group]:
-        return group_table(self.spec)
-
-    @property
-    def layers(self) -> list[Layer]:
-        return layer_table(self.spec.args, self.spec.widths)
 
     def forward(self, x: Tensor) -> Tensor:
         b, _, h, w = x.shape

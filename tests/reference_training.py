@@ -24,6 +24,7 @@ class Trained(NamedTuple):
     ema: dict[str, Tensor]
     kept: Kept | None = None
     clipped: int = 0  # iterations whose gradient was longer than allowed
+    losses: tuple[float, ...] = ()  # of the iterations
 
 
 # ------------------------------------------------------------------ the stages
@@ -76,13 +77,15 @@ def _loop(net: Any, batches: Iterable[Batch], train: Mapping[str, Any], loss: Ca
     flow = set() if net.flow_network is None else {id(parameter) for parameter in net.flow_network.parameters()}
     moments: dict[str, dict[str, Any]] = {}
     clipped = 0
+    losses = []
     for iteration, batch in enumerate(batches, 1):
         # the gradient: the mean over the parts, then the penalty, then its length is bounded
         net.zero_grad(set_to_none=True)
         for parameter in net.parameters():
             parameter.requires_grad_(id(parameter) not in flow or iteration >= flow_from)
-        for lq, gt in batch:
-            (loss(lq, gt) / len(batch)).backward()
+        values = [loss(lq, gt) for lq, gt in batch]
+        torch.stack(values).mean().backward()
+        losses.append(torch.stack(values).mean().item())
         penalise(iteration)
         learning = {name: p for name, p in net.named_parameters() if p.grad is not None}
         if train.get('clip_grad_norm'):
@@ -100,7 +103,8 @@ def _loop(net: Any, batches: Iterable[Batch], train: Mapping[str, Any], loss: Ca
         share = train.get('ema_decay', 0)
         average = {name: share * average[name] + (1 - share) * value.detach()
                    for name, value in net.state_dict().items()}
-    return Trained({name: value.clone() for name, value in net.state_dict().items()}, average, clipped=clipped)
+    return Trained({name: value.clone() for name, value in net.state_dict().items()}, average, None, clipped,
+                   tuple(losses))
 
 
 # ---------------------------------------------------------------- their pieces

@@ -297,6 +297,9 @@ def test_teacher_that_does_not_fit(folder: Path, data: Path, refused: Refused) -
                   path={'pretrain_network_teacher': network(folder / 'wide.safetensors', num_feat=12)})
     assert refused(opt) == ('path: pretrain_network_teacher must be the dense network that the compact one was cut '
                             'from; they differ in num_feat: 8 and 12')
+    opt['path'] = {'pretrain_network_teacher': network(folder / 'x2.safetensors', scale=2)}
+    assert refused(opt) == ('path: pretrain_network_teacher holds a PrunableBasicVSR of the task clip and scale 2; a '
+                            'student of the task clip and scale 4 needs one of its kind')
 
 
 # ------------------------------------------------------------------------- data

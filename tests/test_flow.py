@@ -21,6 +21,7 @@ from basicsr_ssl import count_macs, count_params, load_network, save_network
 from basicsr_ssl.archs import PrunableBasicVSR, StandaloneSpyNet
 from basicsr_ssl.checkpoints.convert import convert
 from basicsr_ssl.cli import main
+from basicsr_ssl.config import load_options
 from basicsr_ssl.data import motion
 from basicsr_ssl.data.flow_dataset import SyntheticFlowDataset, SyntheticFlowTestDataset
 from basicsr_ssl.losses import MultiScaleEndPointLoss
@@ -339,6 +340,29 @@ def test_a_flow_network_learns_by_the_loss_and_resumes(tmp_path: Path, monkeypat
     assert main(['train', '-opt', str(tmp_path / 'run.yml'), '--auto_resume']) == 0
     again: Any = load_network('experiments/run/models/net_g_latest.safetensors')
     assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), again.state_dict().values()))
+
+
+def test_validation_is_of_the_full_flow_and_leaves_training_alone(tmp_path: Path,
+                                                                 monkeypatch: pytest.MonkeyPatch) -> None:
+    """In training mode it gives the flows of all levels; without a moving average it is the network in training."""
+    folder = photos(tmp_path / 'photos')
+    monkeypatch.chdir(tmp_path)
+    nets = {}
+    for name, freq in (('often', 2), ('once', 8)):
+        opt = run_options(folder, name=name)
+        opt['train']['ema_decay'], opt['val']['val_freq'] = 0, freq
+        write_options(tmp_path / 'run.yml', opt)
+        assert main(['train', '-opt', str(tmp_path / 'run.yml')]) == 0
+        nets[name] = load_network(f'experiments/{name}/models/net_g_latest.safetensors')
+    often, once = nets.values()
+    assert all(torch.equal(a, b) for a, b in zip(often.state_dict().values(), once.state_dict().values()))
+    pairs = SyntheticFlowTestDataset(load_options(tmp_path / 'run.yml')['datasets']['val'])
+    errors = []
+    for pair in (pairs[i] for i in range(len(pairs))):
+        with torch.no_grad():
+            flow = once.eval()(pair['ref'][None], pair['supp'][None])[0]
+        errors.append((flow - pair['flow']).square().sum(0).sqrt().nanmean().item())
+    assert once.provenance['metrics']['motion']['epe'] == pytest.approx(sum(errors) / len(errors), rel=1e-5)
 
 
 def test_tasks_do_not_mix(tmp_path: Path) -> None:

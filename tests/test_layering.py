@@ -36,10 +36,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     'models': {'api', 'archs', 'checkpoints', 'data', 'evaluation', 'files', 'losses', 'methods', 'nn', 'pruning',
                'runtime', 'tasks'},
     'report': {'api', 'archs', 'checkpoints', 'data.image_catalog', 'evaluation', 'files', 'latency', 'pruning',
-               'runtime', 'config.errors', 'terminal', 'zoo'},
+               'runtime', 'terminal', 'zoo'},
     # the package, so that BasicSR's registries are filled when they are read
     'config': {'files', 'zoo', 'data.options', 'evaluation.result', 'methods', 'models.optimization', 'pruning.cost',
-               'pruning.options', ROOT},
+               'pruning.options', 'terminal', ROOT},
     'test': {'api', 'config', 'evaluation', 'runtime', 'report', 'models', 'data', 'checkpoints', 'files', 'zoo'},
     'train': {'config', 'runtime', 'models', 'data', 'checkpoints', 'files'},
     'pipeline': {'config', 'runtime', 'train', 'test', 'report'},

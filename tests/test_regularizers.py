@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from nets import clip, random_gates_, tiny_net
 from torch.nn import Parameter
 
+from basicsr_ssl.methods import SSL
 from basicsr_ssl.pruning.groups import Group, Slice
 from basicsr_ssl.pruning.regularizers import GrowingL2, add_penalty_, selected_masks
 
@@ -83,3 +86,13 @@ def test_in_a_network_only_selected_gates_feel_it_each_with_its_own_value() -> N
             change[1] = 0.1 * p[1]
         assert p.grad is not None
         torch.testing.assert_close(p.grad, before[name] + change.detach(), rtol=0, atol=1e-7)
+
+
+def test_the_share_of_gates_at_zero_is_of_those_selected() -> None:
+    net: Any = tiny_net(gated=True)
+    method = SSL(net, SSL.Options(delta=1.0, interval=1).model_dump(), {})
+    net.upconv1.gate.data = torch.tensor([-1.0, 1e-3, -1e-3, *[1.0] * (len(net.upconv1.gate) - 3)])
+    assert method.figures(net) == {'penalty': 0.0, 'zero_gates': 0.0}
+    method.select({**{group.name: list(range(group.size)) for group in net.groups},
+                   'upconv1': list(range(3, len(net.upconv1.gate)))})
+    assert method.figures(net)['zero_gates'] == pytest.approx(2 / 3)

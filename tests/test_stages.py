@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import math
+import re
 import shutil
 import signal
 from collections.abc import Iterator
@@ -28,6 +29,8 @@ from basicsr_ssl.archs import PrunableBasicVSR
 from basicsr_ssl.checkpoints.store import read_metadata
 from basicsr_ssl.cli import main
 from basicsr_ssl.data.loader import train_loader
+from basicsr_ssl.methods import METHOD_REGISTRY, Method
+from basicsr_ssl.methods.ssl import SSLOptions
 
 SIZES: dict[str, Any] = {'num_feat': 4, 'num_block': 1, 'tail_feat': 4, 'flow': 'none'}
 
@@ -108,7 +111,10 @@ def psnr(net: Any, state: dict[str, Tensor], opt: dict[str, Any]) -> float:
 
 
 def check(net: Any, trained: reference.Trained, opt: dict[str, Any]) -> None:
-    """Weights, their moving average and its validation are those of the reference."""
+    """Weights, their moving average and its validation are those of the reference, and the log shows its losses."""
+    logged = [sum(map(float, re.findall(r'l_\w+: (\S+)', line)))
+              for line in Path('experiments/run/train.log').read_text().splitlines() if '[epoch:' in line]
+    assert logged == pytest.approx(trained.losses, rel=2e-4)  # with five digits
     state = torch.load(f'experiments/run/training_states/{opt["train"]["total_iter"]}.state', weights_only=True)
     assert_close(state['net'], trained.raw)
     assert_close(load_file(output()), trained.ema)
@@ -169,6 +175,26 @@ def test_sparsity_learning_and_pruning(clips: Path, score: str, flow: str) -> No
     check_cut(net, trained.ema, reference.rank(trained.ema, net.groups, **opt['pruning']), 'one-shot')
 
 
+class Pull(Method):
+    """Does with a loss what weight decay does, to one convolution."""
+
+    Options = SSLOptions
+
+    def losses(self, iteration: int) -> dict[str, Tensor]:
+        return {'l_pull': iteration * self.net.conv_hr.weight.square().sum()}
+
+
+def test_the_losses_of_a_method_count(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHOD_REGISTRY._obj_map, 'Pull', Pull)
+    net = make('start.safetensors')
+    opt = stage(clips, 4, model_type='SparsityLearningModel', sparsity={'type': 'Pull'}, pruning={'ratio': 0.4},
+                train={'accumulate': 2}, path={'pretrain_network_g': 'start.safetensors'})
+    assert run(opt) == 0
+    iterations = (i for i in range(1, 5) for _ in range(2))
+    check(net, reference._loop(net, batches(opt), opt['train'], lambda lq, gt: (
+        reference.charbonnier(net(lq), gt) + next(iterations) * net.conv_hr.weight.square().sum()), math.inf), opt)
+
+
 def check_cut(net: Any, state: dict[str, Tensor], kept: reference.Kept | None, how: str) -> None:
     """The pruned network computes what the gated one does with the gates of the other units at zero."""
     assert kept is not None
@@ -186,16 +212,19 @@ def check_cut(net: Any, state: dict[str, Tensor], kept: reference.Kept | None, h
     assert json.loads(Path('experiments/pruned/report.json').read_text())['selection'] == how
 
 
-@pytest.mark.parametrize('temporal', [
-    {'norm': 'l1'}, {'norm': 'l2', 'step_weight': 'linear'}, {'norm': 'charbonnier', 'relative': False, 'eps': 0.1},
-], ids=['l1', 'l2', 'charbonnier'])
-def test_temporal_finetuning_of_a_gated_file_with_another_teacher(clips: Path, temporal: dict[str, Any]) -> None:
-    gated, teacher = make('gated.safetensors', gated=True), make('teacher.safetensors', seed=5)
+@pytest.mark.parametrize(('temporal', 'flow'), [
+    ({'norm': 'l1'}, 'none'), ({'norm': 'l2', 'step_weight': 'linear'}, 'none'),
+    ({'norm': 'charbonnier', 'relative': False, 'eps': 0.1}, 'none'), ({'norm': 'l1'}, 'spynet_small'),
+], ids=['l1', 'l2', 'charbonnier', 'flow'])
+def test_temporal_finetuning_of_a_gated_file_with_another_teacher(clips: Path, temporal: dict[str, Any],
+                                                                  flow: str) -> None:
+    gated, teacher = make('gated.safetensors', gated=True, flow=flow), make('teacher.safetensors', seed=5, flow=flow)
     temporal = {'type': 'TemporalStateLoss', 'loss_weight': 0.3, **temporal}
-    opt = stage(clips, 4, model_type='TemporalFinetuneModel', train={'temporal_opt': temporal, 'accumulate': 2},
+    opt = stage(clips, 4, model_type='TemporalFinetuneModel',
+                train={'temporal_opt': temporal, 'accumulate': 2, 'fix_flow': 2, 'flow_lr_mul': 0.5},
                 path={'pretrain_network_g': 'gated.safetensors', 'pretrain_network_teacher': 'teacher.safetensors'})
     assert run(opt) == 0
-    net = PrunableBasicVSR(**SIZES)
+    net = PrunableBasicVSR(**{**SIZES, 'flow': flow})
     net.load_state_dict(reference.fold(gated.state_dict(), gated.groups))
     check(net, reference.finetune(net, teacher, batches(opt), opt['train']), opt)
 

@@ -962,7 +962,7 @@ def test_unknown_names_download_nothing(server, listed, patience):
         zoo.download(['second', 'frist'], 'weights', patience)
     with pytest.raises(ValueError, match=r"'THIRD' in options/zoo\.yml; did you mean 'third'\?$"):
         zoo.download(['THIRD'], 'weights', patience)
-    with pytest.raises(ValueError, match=r"; there are first, second, third, BasicVSR, all$"):
+    with pytest.raises(ValueError, match=r"; known are BasicVSR, all, first, second, third$"):
         zoo.download(['xyz'], 'weights', patience)
     assert server.requests == []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -12,13 +12,14 @@ from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
 from basicsr_ssl.archs import spynet_arch
+from basicsr_ssl.archs.prunable import PrunableNetwork, check_choice, check_least
 from basicsr_ssl.nn.blocks import ResidualBlock, update_
 from basicsr_ssl.nn.gated import GatedConv2d, conv
 from basicsr_ssl.nn.spynet import AnySizeSpyNet, SpyNetSize
 from basicsr_ssl.nn.warp import flow_warp
 from basicsr_ssl.pruning.cost import Conv
-from basicsr_ssl.pruning.gates import GATES, Gates
-from basicsr_ssl.pruning.groups import Group, Slice, check_form
+from basicsr_ssl.pruning.gates import Gates
+from basicsr_ssl.pruning.groups import Group, Slice
 from basicsr_ssl.pruning.spec import Spec
 
 # Flows between this many frame pairs are estimated at once in inference: more does not run faster, but keeps every
@@ -102,12 +103,15 @@ def layer_table(args: Mapping[str, Any], widths: Mapping[str, int]) -> list[Conv
     return layers
 
 
+#: Reads the network in a file, for ``spynet_path``. The package puts it here: reading a network takes all archs.
+read_network: Callable[[str], nn.Module]
+
 #: The SpyNet that each ``flow`` means.
 FLOW_SIZES: dict[str, SpyNetSize | None] = {'spynet': 'full', 'spynet_small': 'small', 'none': None}
 
 
 @ARCH_REGISTRY.register()
-class PrunableBasicVSR(nn.Module):
+class PrunableBasicVSR(PrunableNetwork):
     """BasicVSR (Chan et al., CVPR 2021), prunable as in SSL (Xia et al., CVPR 2023).
 
     With the default arguments and ``num_block=30`` the dense form is BasicSR's ``BasicVSR``: the same parameter names,
@@ -136,8 +140,12 @@ class PrunableBasicVSR(nn.Module):
         ValueError: an argument out of range, a group that does not exist, a width or index that does not fit.
     """
 
+    full_widths = staticmethod(full_widths)
+    group_table = staticmethod(group_table)
     layer_table = staticmethod(layer_table)
     task = 'clip'
+    #: arguments that the hidden states depend on: those of two networks can be compared if these are equal
+    state_args = ('num_feat', 'bidirectional')
     flow_network = property(lambda self: self.spynet)
     backward_trunk: Trunk
     forward_trunk: Trunk
@@ -147,24 +155,17 @@ class PrunableBasicVSR(nn.Module):
                  flow: Literal['spynet', 'spynet_small', 'none'] = 'spynet', spynet_path: str | None = None,
                  gates: Gates = '', widths: Mapping[str, int] | None = None,
                  index: Mapping[str, Sequence[int]] | None = None, gated: bool = False) -> None:
-        super().__init__()
-        _one_of('scale', scale, (2, 4))
-        _one_of('bidirectional', bidirectional, (True, False))
-        _one_of('act', act, ('lrelu', 'relu'))
-        _one_of('flow', flow, tuple(FLOW_SIZES))
-        gates = gates or ('scale' if gated else '')
-        _one_of('gates', gates, ('', *GATES))
-        for name, value in (('num_feat', num_feat), ('num_block', num_block), ('tail_feat', tail_feat)):
-            if value < 1:
-                raise ValueError(f'{name} must be at least 1, got {value}')
+        check_choice('scale', scale, (2, 4))
+        check_choice('bidirectional', bidirectional, (True, False))
+        check_choice('act', act, ('lrelu', 'relu'))
+        check_choice('flow', flow, tuple(FLOW_SIZES))
+        check_least(1, num_feat=num_feat, num_block=num_block, tail_feat=tail_feat)
         args: dict[str, Any] = dict(num_feat=num_feat, num_block=num_block, tail_feat=tail_feat, scale=scale,
                                     bidirectional=bidirectional, act=act, flow=flow)
-        full = full_widths(args)
-        widths = {name: width for name, width in (widths or {}).items() if width != full.get(name)}
-        self.spec = Spec('PrunableBasicVSR', args, widths, dict(index or {}), gates)
-        check_form(self.spec, group_table(Spec(self.spec.arch, args)))
+        gates = gates or ('scale' if gated else '')
+        super().__init__(args, gates, widths, index)
 
-        w = {**full, **widths}
+        w = {**full_widths(args), **self.spec.widths}
         size = FLOW_SIZES[flow]
         self.spynet = _flow_network(size, spynet_path) if size else None
         for trunk in trunk_names(args):
@@ -203,16 +204,6 @@ class PrunableBasicVSR(nn.Module):
         for layer in self.modules():
             if isinstance(layer, GatedConv2d):
                 layer.init_gates_()
-
-    @property
-    def groups(self) -> list[Group]:
-        """The prunable groups of this network."""
-        return group_table(self.spec)
-
-    @property
-    def layers(self) -> list[Conv]:
-        """The layers of this network, for counting."""
-        return self.layer_table(self.spec.args, self.spec.widths)
 
     def forward(self, x: Tensor, return_states: bool = False) -> Tensor | tuple[Tensor, dict[str, Tensor]]:
         """Super-resolve a clip.
@@ -273,7 +264,7 @@ class PrunableBasicVSR(nn.Module):
         Yields:
             HR frames (b, 3, scale*h, scale*w), in order.
         """
-        _one_of('keep', keep, ('device', 'host'))
+        check_choice('keep', keep, ('device', 'host'))
         if not self.bidirectional:
             state = None
             for frame in frames.unbind(1) if isinstance(frames, Tensor) else frames:
@@ -399,17 +390,12 @@ def _activation(act: str) -> nn.Module:
     return nn.LeakyReLU(0.1, inplace=True) if act == 'lrelu' else nn.ReLU(inplace=True)
 
 
-def read_network(source: str) -> nn.Module:
-    """The network in a file, for ``spynet_path``. The package puts its reader here, which stands above the archs."""
-    raise NotImplementedError(f'no reader for {source}: import basicsr_ssl')
-
-
 def _flow_network(size: SpyNetSize, path: str | None) -> AnySizeSpyNet:
     net = AnySizeSpyNet(size)
     if path is None:
         return net
     try:
-        found: Any = read_network(path)
+        found: Any = read_network(path)  # noqa: F821, set from above
     except ValueError as error:
         raise ValueError(f'spynet_path: {path} does not hold the weights of SpyNet: {error}') from error
     if not isinstance(found, AnySizeSpyNet):
@@ -421,7 +407,3 @@ def _flow_network(size: SpyNetSize, path: str | None) -> AnySizeSpyNet:
     net.load_state_dict(found.state_dict())
     return net
 
-
-def _one_of(name: str, value: object, choices: tuple) -> None:
-    if value not in choices:
-        raise ValueError(f'{name} must be one of {", ".join(map(repr, choices))}, got {value!r}')

@@ -23,6 +23,7 @@ class BicubicUpsampler(nn.Module):
 
     task = 'clip'
     flow_network = None
+    pruning_args = ()
     groups: list[Group] = []
     layers: list[Layer] = []
 

@@ -9,11 +9,12 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
+from basicsr_ssl.archs.prunable import PrunableNetwork, check_choice, check_least
 from basicsr_ssl.nn.blocks import Channels, Residual, ResidualBlock, update_
 from basicsr_ssl.nn.gated import conv
 from basicsr_ssl.pruning.cost import Conv
-from basicsr_ssl.pruning.gates import GATES, Gates
-from basicsr_ssl.pruning.groups import Group, Slice, check_form
+from basicsr_ssl.pruning.gates import Gates
+from basicsr_ssl.pruning.groups import Group, Slice
 from basicsr_ssl.pruning.spec import Spec
 
 MOST_BLOCKS = 10_000  # far above any network's
@@ -110,7 +111,7 @@ def layer_table(args: Mapping[str, Any], widths: Mapping[str, int]) -> list[Conv
 
 
 @ARCH_REGISTRY.register()
-class PrunableEDSR(nn.Module):
+class PrunableEDSR(PrunableNetwork):
     """EDSR (Lim et al., CVPR workshops 2017), prunable as in ASSL (Zhang et al., NeurIPS 2021), SRP (Zhang et al., ICLR
     2022) and SSL (Xia et al., CVPR 2023).
 
@@ -150,10 +151,11 @@ class PrunableEDSR(nn.Module):
         ValueError: an argument out of range, a group that does not exist, a width or index that does not fit.
     """
 
+    full_widths = staticmethod(full_widths)
+    group_table = staticmethod(group_table)
     layer_table = staticmethod(layer_table)
     task = 'image'
-    pruning_args = ('residual',)  # say what may be removed; of a dense network they may be changed
-    flow_network = None
+    pruning_args = ('residual',)
     mean: Tensor
 
     def __init__(self, num_feat: int = 64, num_block: int = 16, num_group: int = 0, scale: Literal[2, 3, 4] = 4,
@@ -161,15 +163,11 @@ class PrunableEDSR(nn.Module):
                  img_range: float = 255.0, rgb_mean: Sequence[float] = RGB_MEAN,
                  residual: Literal['aligned', 'rsc', 'full'] = 'rsc', gates: Gates = '',
                  widths: Mapping[str, int] | None = None, index: Mapping[str, Sequence[int]] | None = None) -> None:
-        super().__init__()
-        for name, value, choices in (('scale', scale, (2, 3, 4)), ('residual', residual, ('aligned', 'rsc', 'full')),
-                                     ('gates', gates, ('', *GATES)),
-                                     ('upsampler', upsampler, ('pixelshuffle', 'pixelshuffledirect'))):
-            if value not in choices:
-                raise ValueError(f'{name} must be one of {", ".join(map(repr, choices))}, got {value!r}')
-        for name, value, least in (('num_feat', num_feat, 1), ('num_block', num_block, 1), ('num_group', num_group, 0)):
-            if value < least:
-                raise ValueError(f'{name} must be at least {least}, got {value}')
+        check_choice('scale', scale, (2, 3, 4))
+        check_choice('upsampler', upsampler, ('pixelshuffle', 'pixelshuffledirect'))
+        check_choice('residual', residual, ('aligned', 'rsc', 'full'))
+        check_least(1, num_feat=num_feat, num_block=num_block)
+        check_least(0, num_group=num_group)
         if num_group * num_block > MOST_BLOCKS:  # before tables of so many are made
             raise ValueError(f'{num_group} groups of {num_block} blocks are more than {MOST_BLOCKS:,} blocks')
         if not img_range > 0 or len(rgb_mean) != 3:
@@ -178,12 +176,9 @@ class PrunableEDSR(nn.Module):
             num_feat=num_feat, num_block=num_block, num_group=num_group, scale=scale, upsampler=upsampler,
             res_scale=float(res_scale), img_range=float(img_range), rgb_mean=[float(mean) for mean in rgb_mean],
             residual=residual)
-        full = full_widths(args)
-        widths = {name: width for name, width in (widths or {}).items() if width != full.get(name)}
-        self.spec = Spec('PrunableEDSR', args, widths, dict(index or {}), gates)
-        check_form(self.spec, group_table(Spec(self.spec.arch, args)))
+        super().__init__(args, gates, widths, index)
 
-        w, kept = {**full, **widths}, self.spec.index
+        w, kept = {**full_widths(args), **self.spec.widths}, self.spec.index
         stream, rsc = w.get('stream', num_feat), residual == 'rsc'
         writes = gates if residual != 'full' else ''  # gates of what writes to the stream
 
@@ -217,16 +212,6 @@ class PrunableEDSR(nn.Module):
             self.upsample = nn.Sequential(*steps)
             self.conv_last = conv(cin, 3)
         self.scale, self.img_range = scale, float(img_range)
-
-    @property
-    def groups(self) -> list[Group]:
-        """The prunable groups of this network."""
-        return group_table(self.spec)
-
-    @property
-    def layers(self) -> list[Conv]:
-        """The layers of this network, for counting."""
-        return self.layer_table(self.spec.args, self.spec.widths)
 
     def forward(self, x: Tensor) -> Tensor:
         """LR images (b, 3, h, w) in [0, 1], RGB, to HR images (b, 3, scale*h, scale*w); h and w are free."""

@@ -41,6 +41,7 @@ class StandaloneSpyNet(AnySizeSpyNet):
 
     task = 'flow'
     flow_network = None
+    pruning_args = ()
     groups: list[Group] = []
 
     def __init__(self, size: SpyNetSize = 'full') -> None:

@@ -146,7 +146,7 @@ def check_files(options: Mapping[str, Any]) -> None:
 
     missing: dict[str, tuple[str, dict[tuple[str, ...], None]]] = {}  # each file once, with all keys that name it
     for keys, value, remedy in named:
-        if not isinstance(value, str) or value.startswith('stage://') or value == 'bicubic':
+        if not isinstance(value, str) or value.startswith(STAGE_REF) or value == 'bicubic':
             continue
         if value.startswith(zoo.PREFIX):
             entry = zoo.find(value)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 
@@ -25,11 +24,3 @@ class OptionsError(ValueError):
         self.problems = list(dict.fromkeys(problems))
         head = '' if len(self.problems) == 1 else f'{len(self.problems)} errors in the options:\n  '
         super().__init__(head + '\n  '.join(map(str, self.problems)))
-
-
-def suggest(word: object, known: Iterable[str]) -> str:
-    """The end of a message about an unknown word: the most similar known one, or all of them if none is similar."""
-    known = sorted(known)
-    if close := difflib.get_close_matches(str(word), known, n=1):
-        return f'; did you mean {close[0]!r}?'
-    return f'; known are {", ".join(known)}' if known else ''

@@ -11,8 +11,9 @@ from typing import Any
 
 import yaml
 
-from basicsr_ssl.config.errors import OptionsError, Problem, suggest
+from basicsr_ssl.config.errors import OptionsError, Problem
 from basicsr_ssl.files import write_text
+from basicsr_ssl.terminal import suggest
 
 Tree = dict[str, Any]
 BASE, REPLACE = '_base_', '_replace_'

@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from basicsr_ssl.config.errors import suggest
+from basicsr_ssl.terminal import suggest
 
 FilePath = Annotated[str, AfterValidator(os.path.expanduser)]
 MISSING = 'missing'

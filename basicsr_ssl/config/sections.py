@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
-from basicsr_ssl.config.errors import suggest
 from basicsr_ssl.config.registered import FilePath, Section, check_typed, fail, stage_kinds
 from basicsr_ssl.evaluation.result import COST_FIGURES, RESERVED
 from basicsr_ssl.pruning.cost import LR_SIZE
 from basicsr_ssl.pruning.options import PruningOptions
+from basicsr_ssl.terminal import suggest
 
 # Marks a mapping in the JSON schema whose keys depend on its type.
 TYPED = 'typed'

@@ -13,11 +13,12 @@ from typing import Any
 from pydantic import ValidationError
 
 from basicsr_ssl import zoo
-from basicsr_ssl.config.errors import Problem, suggest
+from basicsr_ssl.config.errors import Problem
 from basicsr_ssl.config.files import Tree, get, has, merge, unmark
 from basicsr_ssl.config.registered import MISSING, Section, section_of, stage_kinds
 from basicsr_ssl.config.sections import NETWORK_LABEL, Recipe, Report, Stage, Train
 from basicsr_ssl.evaluation.result import COST_FIGURES
+from basicsr_ssl.terminal import suggest
 
 STAGE_REF = 'stage://'
 NETWORK_FILES = (('path', 'pretrain_network_g'), ('path', 'pretrain_network_teacher'), ('network_g', 'spynet_path'))

@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from basicsr_ssl.data.catalog import BENCHMARKS
 from basicsr_ssl.data.degradations import BD_KERNEL, BD_SIGMA, Degradation
 
-_GT_SIZE = 'Height and width of a GT patch in pixels; a multiple of scale.'
 _DEGRADATION = (f'How LR is made from GT: BI (MATLAB bicubic) or BD (Gaussian blur, sigma {BD_SIGMA}, '
                 f'{BD_KERNEL}x{BD_KERNEL}, then every scale-th pixel); rounded to 8 bit.')
 
@@ -45,6 +44,19 @@ class DatasetOptions(BaseModel):
                                      'its workers live as long as the run.')
 
 
+class PatchOptions(DatasetOptions):
+    """Keys of training sets that cut patches from their frames."""
+
+    gt_size: int = Field(ge=1, description='Height and width of a GT patch in pixels; a multiple of scale.')
+    use_hflip: bool = Field(True, description='Mirror at random.')
+    use_rot: bool = Field(True, description='Turn by multiples of 90 degrees at random.')
+
+    @model_validator(mode='after')
+    def _check_size(self) -> Any:
+        check_gt_size(self.gt_size, self.scale)
+        return self
+
+
 class DiskOptions(DatasetOptions):
     """Keys of this package's datasets."""
 
@@ -59,13 +71,24 @@ class DiskOptions(DatasetOptions):
         return backend
 
 
-class PhotoSourceOptions(DiskOptions):
-    """Keys that say which photographs to use and how the camera moves over them."""
+class PhotographOptions(DiskOptions):
+    """Keys that say which photographs to use."""
 
     photos: list[str] = Field([], description='Photographs that scikit-image ships inside its package, by name, e.g. '
                               'astronaut.')
-    dataroot_gt: str | None = Field(None, description='Folder of photographs, searched with its subfolders; those too '
-                                    'small are left out.')
+    dataroot_gt: str | None = Field(None, description='Folder of photographs, searched with its subfolders.')
+
+    @model_validator(mode='after')
+    def _check_source(self) -> Any:
+        if not self.photos and self.dataroot_gt is None:
+            raise ValueError('no photographs: give photos (names shipped with scikit-image), dataroot_gt (a folder), '
+                             'or both')
+        return self
+
+
+class PhotoSourceOptions(PhotographOptions):
+    """Keys that say how the camera moves over photographs; those of a folder that are too small are left out."""
+
     num_frame: int = Field(ge=1, description='Frames per clip.')
     max_speed: float = Field(4.0, ge=0, description='Upper bound of the camera speed, in GT pixels per frame.')
     max_rotation: float = Field(2.0, ge=0, le=45, description='Upper bound of the camera roll to either side, in '
@@ -75,26 +98,14 @@ class PhotoSourceOptions(DiskOptions):
     degradation: Degradation = Field('BI', description=_DEGRADATION)
 
     @model_validator(mode='after')
-    def _check_source(self) -> PhotoSourceOptions:
-        if not self.photos and self.dataroot_gt is None:
-            raise ValueError('no photographs: give photos (names shipped with scikit-image), dataroot_gt (a folder), '
-                             'or both')
+    def _check_zoom(self) -> Any:
         if not 1 <= self.zoom[0] <= self.zoom[1]:
             raise ValueError(f'zoom must be [smallest, largest], both at least 1, got {self.zoom}')
         return self
 
 
-class MovingPhotosOptions(PhotoSourceOptions):
+class MovingPhotosOptions(PatchOptions, PhotoSourceOptions):
     """Keys of MovingPhotosDataset: clips from a camera that moves over photographs, other ones each time."""
-
-    gt_size: int = Field(ge=1, description=_GT_SIZE)
-    use_hflip: bool = Field(True, description='Mirror at random.')
-    use_rot: bool = Field(True, description='Turn by multiples of 90 degrees at random.')
-
-    @model_validator(mode='after')
-    def _check_size(self) -> MovingPhotosOptions:
-        check_gt_size(self.gt_size, self.scale)
-        return self
 
 
 class MovingPhotosTestOptions(PhotoSourceOptions):
@@ -115,22 +126,16 @@ class MovingPhotosTestOptions(PhotoSourceOptions):
         return self
 
 
-class SyntheticFlowOptions(DiskOptions):
+class SyntheticFlowOptions(PhotographOptions):
     """Keys of SyntheticFlowDataset and SyntheticFlowTestDataset: pairs of frames with known motion, of photographs."""
 
-    photos: list[str] = Field([], description='Photographs that scikit-image ships inside its package, by name, e.g. '
-                              'astronaut.')
-    dataroot_gt: str | None = Field(None, description='Folder of photographs, searched with its subfolders.')
     frame_size: list[int] = Field(min_length=2, max_length=2, description='Size of a frame in pixels, [height, width]; '
                                   'multiples of 32.')
     max_motion: float = Field(24.0, gt=0.1, description='Bound of the translation of camera and objects, in pixels.')
     max_objects: int = Field(4, ge=0, description='Objects before the background: at random up to this many.')
 
     @model_validator(mode='after')
-    def _check(self) -> SyntheticFlowOptions:
-        if not self.photos and self.dataroot_gt is None:
-            raise ValueError('no photographs: give photos (names shipped with scikit-image), dataroot_gt (a folder), '
-                             'or both')
+    def _check_frame(self) -> SyntheticFlowOptions:
         if min(self.frame_size) < 32 or any(side % 32 for side in self.frame_size):
             raise ValueError(f'frame_size must be [height, width], multiples of 32, got {self.frame_size}')
         return self
@@ -171,21 +176,17 @@ class ClipSourceOptions(FrameSourceOptions):
         return self
 
 
-class ClipFoldersOptions(ClipSourceOptions):
+class ClipFoldersOptions(PatchOptions, ClipSourceOptions):
     """Keys of ClipFoldersDataset."""
 
     num_frame: int = Field(ge=1, description='Frames per clip.')
-    gt_size: int = Field(ge=1, description=_GT_SIZE)
     interval_list: list[int] = Field([1], min_length=1, description='Steps between the frames used, one drawn at '
                                      'random for each sample.')
     random_reverse: bool = Field(False, description='Reverse time at random.')
     flip_sequence: bool = Field(False, description='Append the reversed clip, which doubles the number of frames.')
-    use_hflip: bool = Field(True, description='Mirror at random.')
-    use_rot: bool = Field(True, description='Turn by multiples of 90 degrees at random.')
 
     @model_validator(mode='after')
-    def _check(self) -> ClipFoldersOptions:
-        check_gt_size(self.gt_size, self.scale)
+    def _check_intervals(self) -> ClipFoldersOptions:
         if min(self.interval_list) < 1:
             raise ValueError(f'interval_list must hold numbers from 1 on, got {self.interval_list}')
         return self
@@ -217,23 +218,15 @@ class ClipFoldersTestOptions(BenchmarkOptions, ClipSourceOptions):
         return self
 
 
-class ImageFolderOptions(DiskOptions):
+class ImageFolderOptions(PatchOptions, DiskOptions):
     """Keys of ImageFolderDataset."""
 
     dataroot_gt: str = Field(description='Folder of GT images, searched with its subfolders.')
     degradation: Degradation = Field('BI', description=_DEGRADATION)
-    gt_size: int = Field(ge=1, description=_GT_SIZE)
-    use_hflip: bool = Field(True, description='Mirror at random.')
-    use_rot: bool = Field(True, description='Turn by multiples of 90 degrees at random.')
     exclude: list[str] = Field([], description='Names of images to leave out, without suffix.')
     cache_data: bool = Field(False, description='Keep all images in the memory of every worker, as 8 bit.')
 
     _quote = field_validator('exclude', mode='before')(quoted_names)
-
-    @model_validator(mode='after')
-    def _check_size(self) -> ImageFolderOptions:
-        check_gt_size(self.gt_size, self.scale)
-        return self
 
 
 class ImageFolderTestOptions(BenchmarkOptions):
@@ -302,22 +295,14 @@ class IoBackend(BaseModel):
     type: Literal['disk', 'lmdb'] = Field('disk', description='disk or lmdb.')
 
 
-class BasicSRTrainingOptions(DatasetOptions):
+class BasicSRTrainingOptions(PatchOptions):
     """Keys that BasicSR's training sets share."""
 
     dataroot_gt: str = Field(description='Folder (or lmdb) of the GT frames.')
     dataroot_lq: str = Field(description='Folder (or lmdb) of the LR frames.')
     io_backend: IoBackend = Field(IoBackend(type='disk'), description='Where files are read from.')
     meta_info_file: str = Field(description='Text file that lists the clips.')
-    gt_size: int = Field(ge=1, description=_GT_SIZE)
-    use_hflip: bool = Field(True, description='Mirror at random.')
-    use_rot: bool = Field(True, description='Turn by multiples of 90 degrees at random.')
     random_reverse: bool = Field(False, description='Reverse time at random.')
-
-    @model_validator(mode='after')
-    def _check_size(self) -> Any:
-        check_gt_size(self.gt_size, self.scale)
-        return self
 
 
 class REDSRecurrentOptions(BasicSRTrainingOptions):
@@ -345,7 +330,7 @@ class Vimeo90KRecurrentOptions(BasicSRTrainingOptions):
     flip_sequence: bool = Field(False, description='Append the reversed clip: 14 frames instead of 7.')
 
 
-class PairedImageOptions(DatasetOptions):
+class PairedImageOptions(PatchOptions):
     """BasicSR's pairs of GT and LR images."""
 
     task: ClassVar[str] = 'image'
@@ -355,14 +340,6 @@ class PairedImageOptions(DatasetOptions):
     io_backend: IoBackend = Field(IoBackend(type='disk'), description='Where files are read from.')
     meta_info_file: str | None = Field(None, description='Text file that lists the images; null: all of the folder.')
     filename_tmpl: str = Field('{}', description='Name of an LR image, without suffix, where {} is that of GT.')
-    gt_size: int = Field(ge=1, description=_GT_SIZE)
-    use_hflip: bool = Field(True, description='Mirror at random.')
-    use_rot: bool = Field(True, description='Turn by multiples of 90 degrees at random.')
-
-    @model_validator(mode='after')
-    def _check_size(self) -> PairedImageOptions:
-        check_gt_size(self.gt_size, self.scale)
-        return self
 
 
 #: Of BasicSR's own training sets, which declare none (its test sets know three benchmarks by name, and hold all frames

@@ -32,7 +32,9 @@ class TemporalFinetuneModel(ReconstructionModel):
         super().init_training(train)
         temporal = train.get('temporal_opt')
         self.cri_temporal = build_loss(temporal).to(self.device) if temporal else None
-        self.teacher: Any = read_teacher(self.opt, self.net_g).to(self.device) if temporal else None
+        if temporal:
+            self.teacher = read_teacher(self.opt, self.net_g).to(self.device)
+            check_states(self.net_g, self.teacher)
 
     def compute_losses(self, inputs: tuple[Tensor, ...], target: Tensor, current_iter: int) -> dict[str, Tensor]:
         if self.cri_temporal is None:
@@ -41,3 +43,15 @@ class TemporalFinetuneModel(ReconstructionModel):
         with torch.no_grad():
             expected = self.teacher.hidden_states(*inputs)
         return {'l_pix': self.cri_pix(output.float(), target), 'l_temporal': self.cri_temporal(states, expected)}
+
+
+def check_states(student: Any, teacher: Any) -> None:
+    """Raises ValueError if a network has no hidden states, or theirs cannot be compared."""
+    if not hasattr(student, 'hidden_states'):
+        raise ValueError(f'train: temporal_opt is of hidden states, and a {type(student).__name__} has none: leave it '
+                         'out')
+    own, other = student.spec.args, teacher.spec.args
+    different = [f'{key}: {own[key]} and {other.get(key)}' for key in student.state_args if own[key] != other.get(key)]
+    if different:
+        raise ValueError('path: pretrain_network_teacher must be the dense network that the compact one was cut '
+                         f'from; they differ in {", ".join(different)}')

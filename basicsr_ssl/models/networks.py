@@ -72,7 +72,7 @@ def _input_network(opt: Mapping[str, Any]) -> Any:
         return net
     own, given = fresh.spec.args, net.spec.args
     if net.spec.form == 'dense' and net.spec.arch == fresh.spec.arch:
-        given = {**given, **{key: own[key] for key in getattr(net, 'pruning_args', ())}}
+        given = {**given, **{key: own[key] for key in net.pruning_args}}
     different = [f'{key}: {given.get(key)!r} in the file, {own.get(key)!r} in network_g'
                  for key in {**own, **given} if own.get(key) != given.get(key)]
     if net.spec.arch != fresh.spec.arch or different:
@@ -86,19 +86,13 @@ def read_teacher(opt: Mapping[str, Any], student: Any) -> Any:
     """The network in ``path: pretrain_network_teacher``, in eval mode and without gradients.
 
     Raises:
-        OSError, ValueError: the student has no hidden states, the file cannot be read, or its network is not one that
-            ``student`` was cut from.
+        OSError, ValueError: the file cannot be read, or its network is for another task or scale than ``student``.
     """
-    if not hasattr(student, 'hidden_states'):
-        raise ValueError(f'train: temporal_opt is of hidden states, and a {type(student).__name__} has none: leave it '
-                         'out')
     teacher: Any = read_network(opt, 'pretrain_network_teacher')
-    own, other = student.spec.args, teacher.spec.args
-    keys = ('num_feat', 'bidirectional', 'scale')
-    different: list[Any] = [f'{key}: {own[key]} and {other.get(key)}' for key in keys if own[key] != other.get(key)]
-    if different:
-        raise ValueError('path: pretrain_network_teacher must be the dense network that the compact one was cut '
-                         f'from; they differ in {", ".join(different)}')
+    own, other = ((net.task, net.spec.args.get('scale')) for net in (student, teacher))
+    if own != other:
+        raise ValueError('path: pretrain_network_teacher holds a {} of the task {} and scale {}; a student of the task '
+                         '{} and scale {} needs one of its kind'.format(type(teacher).__name__, *other, *own))
     return teacher.eval().requires_grad_(False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -44,7 +45,7 @@ class Channels(nn.Module):
         return x.add_(change) if self.index is None else x.index_add_(1, self.index, change.to(x.dtype))
 
 
-class Residual(nn.Module):
+class Residual(nn.Module, ABC):
     """Something that adds to some channels of its input: ``outputs.add(x, change(x))``.
 
     ``forward`` is a pure function. In inference nothing else needs the old features, and a second full-width tensor per
@@ -53,9 +54,9 @@ class Residual(nn.Module):
 
     outputs: Channels
 
+    @abstractmethod
     def change(self, x: Tensor) -> Tensor:
         """What is added, (b, len(outputs), h, w)."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, channels, h, w) to the same shape."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ LR_SIZE = (180, 320)
 
 
 @dataclass(frozen=True)
-class Layer:
+class Layer(ABC):
     """One layer of a network, by the name of its module; every parameter of a network belongs to one.
 
     The kinds below say what it holds and what it computes; here stands where and how often.
@@ -29,13 +30,13 @@ class Layer:
     multiple: int = field(default=1, kw_only=True)
     flow: bool = field(default=False, kw_only=True)
 
+    @abstractmethod
     def params(self) -> int:
         """Weights and biases."""
-        raise NotImplementedError
 
+    @abstractmethod
     def work(self) -> int:
         """Multiply-accumulates per position of the output; additions of a bias are not counted."""
-        raise NotImplementedError
 
     def macs(self, lr_size: tuple[int, int]) -> float:
         """Multiply-accumulates per frame of ``lr_size`` (h, w)."""

@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from basicsr_ssl.config.errors import suggest
 from basicsr_ssl.report.summary import Row, figures
+from basicsr_ssl.terminal import suggest
 
 # figures that are equal on paper may differ in the last bit: 30.4 - 30.1 > 0.3
 SLACK = 1e-9

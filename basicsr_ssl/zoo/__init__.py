@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Iterable
@@ -13,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from basicsr_ssl.files import file_sha256, kind_of
+from basicsr_ssl.terminal import suggest
 from basicsr_ssl.zoo.transfer import DownloadError, Patience, UnavailableError, fetch
 
 PREFIX = 'zoo://'
@@ -103,7 +103,7 @@ class Zoo(_Section):
         files = [entry.file for entry in self.networks.values()]
         for name, entry in self.networks.items():
             if entry.source not in self.sources:
-                raise ValueError(f'{name}: there is no source {entry.source!r}{_suggest(entry.source, self.sources)}')
+                raise ValueError(f'{name}: there is no source {entry.source!r}{suggest(entry.source, self.sources)}')
             if name in groups:
                 raise ValueError(f'{name}: stands for several networks already; choose another name')
             if files.count(entry.file) > 1:
@@ -146,7 +146,7 @@ def find(name: str) -> Entry:
     """
     networks, key = read_list().networks, name.removeprefix(PREFIX)
     if key not in networks:
-        raise ValueError(f'there is no network {key!r} in {LIST}{_suggest(key, networks)}')
+        raise ValueError(f'there is no network {key!r} in {LIST}{suggest(key, networks)}')
     return networks[key]
 
 
@@ -216,7 +216,7 @@ def _select(names: Iterable[str], folder: Path) -> dict[str, Entry]:
         elif name in networks:
             chosen[name] = networks[name]
         else:
-            raise ValueError(f'there is no network {name!r} in {LIST}{_suggest(name, [*networks, *methods, ALL])}')
+            raise ValueError(f'there is no network {name!r} in {LIST}{suggest(name, [*networks, *methods, ALL])}')
     return chosen
 
 
@@ -253,10 +253,3 @@ def listing(folder: str | os.PathLike = FOLDER) -> str:
     notes = [f'here: in {os.fspath(folder)}. by hand: {LIST} says on which page it is.',
              f'Download: basicsr-ssl download NAME ... | {ALL}. In option files: {PREFIX}NAME.']
     return '\n'.join([*lines, '', *notes])
-
-
-def _suggest(name: str, known: Iterable[str]) -> str:
-    plain = {word.lower(): word for word in known}
-    if close := difflib.get_close_matches(name.lower(), plain, n=1):
-        return f'; did you mean {plain[close[0]]!r}?'
-    return f'; there are {", ".join(plain.values())}' if plain else ''
