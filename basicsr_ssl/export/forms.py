@@ -202,8 +202,7 @@ class StepForm(Form):
             kind = 'bidirectional, its frames depend on those to come' if self.task == 'clip' else 'not recurrent'
             raise ValueError(f'the step form is for unidirectional networks; this one is {kind}: export it as --form '
                              'window or --form clip')
-        layout, hidden = 'N C H W', self.info('N C H W', net.num_feat, frames=False)
-        parts = {'hidden': hidden} if net.flow_network is None else {'previous': self.info(layout, 3), 'hidden': hidden}
+        layout, parts = 'N C H W', state_parts(self)
         self.state = {f'{part}_in': f'{part}_out' for part in parts}
         self.inputs = {'input': self.info(layout, 3), **{f'{part}_in': info for part, info in parts.items()}}
         self.outputs = {'output': self.info(layout, 3, scale=self.scale),
@@ -214,15 +213,28 @@ class StepForm(Form):
 
     def forward(self, input: Tensor, *state: Tensor) -> tuple[Tensor, ...]:
         net: Any = self.net
-        frame, hidden = input.to(self.dtype), state[-1].to(self.dtype)
-        if net.flow_network is not None:
-            hidden = flow_warp(hidden, net.compute_flows(torch.stack((state[0], input), dim=1))[0][:, 0])
-        hidden = net.forward_trunk(torch.cat((frame, hidden), dim=1))
-        output = net.upsample(frame, None, hidden)
+        hidden = propagated(self, net.forward_trunk, input, *state)
+        output = net.upsample(input.to(self.dtype), None, hidden)
         return (output.float(), *([] if net.flow_network is None else [input]), hidden.float())
 
     def expected(self, clip: Tensor) -> Tensor:
         return torch.cat(list(self.net.stream(clip[None])))
+
+
+def propagated(form: Form, trunk: nn.Module, frame: Tensor, *state: Tensor) -> Tensor:
+    """The hidden state (1, num_feat, h, w) of a frame, from that of its neighbour, and with flow its neighbour."""
+    net: Any = form.net
+    hidden = state[-1].to(form.dtype)
+    if net.flow_network is not None:
+        hidden = flow_warp(hidden, net.compute_flows(torch.stack((state[0], frame), dim=1))[0][:, 0])
+    return trunk(torch.cat((frame.to(form.dtype), hidden), dim=1))
+
+
+def state_parts(form: Form) -> dict[str, TensorInfo]:
+    """What a hidden state is made of, and with flow the frame that it belongs to."""
+    net: Any = form.net
+    hidden = form.info('N C H W', net.num_feat, frames=False)
+    return {'hidden': hidden} if net.flow_network is None else {'previous': form.info('N C H W', 3), 'hidden': hidden}
 
 
 def make_form(net: nn.Module, form: str, size: tuple[int, int], frames: int | None = None,
