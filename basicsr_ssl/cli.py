@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument('--format', choices=('markdown', 'csv', 'latex'), default='markdown')
     table.add_argument('--published', action='store_true', help='with the published rows')
 
-    info = add('info', _info, 'what a network file is, also one of another project')
+    info = add('info', _info, 'what a network file is, also an exported one, or one of another project')
     info.add_argument('files', nargs='+', metavar='FILE', help='network files, or zoo://NAME')
     info.add_argument('--json', action='store_true', help='for programs; of several files, a list')
 
@@ -114,7 +114,29 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument('--to', choices=('safetensors', 'basicsr'), default='safetensors',
                          help="format of the output: this project's safetensors, or BasicSR's .pth")
 
-    for command in (info, convert):
+    export = add('export', _export, 'write a network for another program: ONNX, OpenVINO, or a program of torch; '
+                 'docs/deploy.md says which and how')
+    export.add_argument('source', metavar='FILE', help='a network file of any form, or zoo://NAME')
+    export.add_argument('output', metavar='OUT', help='.onnx, .xml (OpenVINO, with a .bin beside it) or .pt2 (torch)')
+    export.add_argument('--format', choices=('onnx', 'openvino', 'torch'), default='onnx')
+    export.add_argument('--form', choices=('window', 'step', 'clip'), default='window',
+                        help='window: frames stacked in channels, as programs for images load it (default); step: '
+                             'frame by frame, with a state, for unidirectional networks; clip: all frames at once')
+    export.add_argument('--frames', type=int, metavar='N', help='of a window or clip (default: 7; of image networks 1)')
+    export.add_argument('--all-frames', action='store_true', help='of a window give all frames, not the middle one')
+    export.add_argument('--size', nargs=2, type=int, default=(180, 320), metavar=('H', 'W'),
+                        help='of LR frames (default: 180 320)')
+    export.add_argument('--dynamic', action='store_true',
+                        help='leave height and width free; with a flow network, multiples of 32')
+    export.add_argument('--precision', choices=('fp32', 'fp16', 'bf16', 'int8'), default='fp32')
+    export.add_argument('--clips', nargs='+', action='extend', default=[], metavar='DIR',
+                        help='folders of real LR frames, one clip each: int8 is calibrated on all of them, and the '
+                             'proof runs on the last one')
+    export.add_argument('--min-psnr', type=float, metavar='DB',
+                        help='how close to torch the file must be (default: fp32 100, fp16 50, bf16 40, int8 35)')
+    export.add_argument('--licence', metavar='TEXT', help='under which the network may be used, for the metadata')
+
+    for command in (info, convert, export):
         command.add_argument('--param-key', choices=('params', 'params_ema'),
                              help='which weights of a file that has both (default: params_ema, the moving average)')
         command.add_argument('--assume', nargs='+', action='extend', default=[], type=_assignment, metavar='KEY=VALUE',
@@ -191,11 +213,14 @@ def _table(args: argparse.Namespace) -> int:
 
 def _info(args: argparse.Namespace) -> int:
     from basicsr_ssl import zoo
+    from basicsr_ssl.export import metadata as exported
     from basicsr_ssl.report import info
     described, failed = [], 0
     for file in args.files:
         try:
-            described.append(info.describe(zoo.resolve(file), args.param_key, dict(args.assume)))
+            path = zoo.resolve(file)
+            described.append(exported.describe(path) if exported.is_exported(path) else
+                             info.describe(path, args.param_key, dict(args.assume)))
         except (OSError, ValueError) as error:
             if len(args.files) == 1:
                 raise
@@ -204,7 +229,8 @@ def _info(args: argparse.Namespace) -> int:
         shown = described if len(args.files) > 1 else described[0]
         print(json.dumps(json.loads(json.dumps(shown), parse_constant=lambda _: None), indent=2))
     else:
-        print('\n\n'.join(map(info.format_info, described)))
+        print('\n\n'.join(exported.format_info(one) if 'runtimes' in one else info.format_info(one)
+                          for one in described))
     return failed
 
 
@@ -212,6 +238,14 @@ def _convert(args: argparse.Namespace) -> int:
     from basicsr_ssl import zoo
     from basicsr_ssl.checkpoints import convert
     print(convert.convert(zoo.resolve(args.source), args.output, args.to, args.param_key, dict(args.assume)))
+    return 0
+
+
+def _export(args: argparse.Namespace) -> int:
+    from basicsr_ssl.export import command
+    print(command.export(args.source, args.output, args.format, args.form, tuple(args.size), args.frames,
+                         args.all_frames, args.precision, args.dynamic, args.clips, args.min_psnr, args.licence,
+                         args.param_key, dict(args.assume)))
     return 0
 
 

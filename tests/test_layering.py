@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     'archs': {'nn', 'pruning.spec', 'pruning.gates', 'pruning.groups', 'pruning.cost'},
     'checkpoints': {'archs', 'files', 'nn.spynet', 'pruning.spec', 'terminal', 'version'},
     'latency': set(),
+    'export': {'api', 'checkpoints', 'data', 'evaluation', 'files', 'nn', 'pruning.cost', 'terminal', 'zoo'},
     'api': {'checkpoints', 'latency', 'pruning'},
     'methods': {'api', 'pruning'},
     'evaluation': {'api', 'checkpoints', 'data', 'files', 'pruning.cost', 'runtime'},
@@ -44,8 +45,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     'test': {'api', 'config', 'evaluation', 'runtime', 'report', 'models', 'data', 'checkpoints', 'files', 'zoo'},
     'train': {'config', 'runtime', 'models', 'data', 'checkpoints', 'files'},
     'pipeline': {'config', 'runtime', 'train', 'test', 'report'},
-    'cli': {'config', 'runtime', 'pipeline', 'test', 'data.preparation.prepare', 'report', 'checkpoints', 'terminal',
-            'upscale', 'zoo'},
+    'cli': {'config', 'runtime', 'pipeline', 'test', 'data.preparation.prepare', 'report', 'checkpoints', 'export',
+            'terminal', 'upscale', 'zoo'},
     '__main__': {'cli'},
     '__init__': {'_compat', 'version', 'api', 'checkpoints.store', 'archs', 'data', 'losses', 'models'},
 }

@@ -173,6 +173,13 @@ def resolve(reference: str, patience: Patience | None = None) -> str:
     return str(_obtain(reference.removeprefix(PREFIX), find(reference), Path(FOLDER), patience))
 
 
+def licence_of(reference: str) -> str | None:
+    """The licence that the source of ``zoo://NAME`` states; None of anything else."""
+    if not reference.startswith(PREFIX):
+        return None
+    return read_list().sources[find(reference).source].licence
+
+
 def download(names: Iterable[str], folder: str | os.PathLike = FOLDER, patience: Patience | None = None) -> list[Path]:
     """Download networks. What is there already, with the right checksum, is not downloaded again.
 
