@@ -77,7 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     upscale.add_argument('source', metavar='IN', help='a video, a folder of images, or an image')
     upscale.add_argument('output', metavar='OUT', help='the same: *.mp4, *.mkv ..., a folder, or *.png ...')
     upscale.add_argument('--net', metavar='FILE',
-                         help='a network file, zoo://NAME, or bicubic (default: a small network that comes along)')
+                         help='a network file, also an exported one, zoo://NAME, or bicubic (default: a small network '
+                              'that comes along)')
+    upscale.add_argument('--backend', choices=('torch', 'onnxruntime', 'openvino'),
+                         help='what runs it (default: torch, or what an exported file was made for)')
     upscale.add_argument('--device', help='cpu, cuda, cuda:1 ... (default: a GPU if there is one)')
     upscale.add_argument('--start', type=_number(0), default=0, metavar='N',
                          help='the frame to begin with, counted from 0')
@@ -194,7 +197,7 @@ def _upscale(args: argparse.Namespace) -> int:
     from basicsr_ssl.upscale import command
     from basicsr_ssl.upscale.media import Encoding
     from basicsr_ssl.upscale.networks import open_network
-    runner = open_network(args.net, device=args.device, segment=args.segment, overlap=args.overlap,
+    runner = open_network(args.net, args.backend, device=args.device, segment=args.segment, overlap=args.overlap,
                           keep_states=args.keep_states)
     shared: dict[str, Any] = {'detect_scenes': args.scenes == 'on', 'overwrite': args.overwrite}
     if args.preview is not None:

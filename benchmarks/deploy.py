@@ -4,9 +4,9 @@
     taskset -c 1 python benchmarks/deploy.py dense.safetensors compact.safetensors
     taskset -c 1 python benchmarks/deploy.py --rsc                     # how blocks gather and scatter, in each runtime
 
-Networks run in turn, and the least time of each counts, since whatever else slows the machine only adds to it. Ratios
-of one run compare; absolute times depend on the machine. Unidirectional networks run in the step form, others in the
-clip form.
+Networks run in turn, and the least time of each counts, since whatever else slows the machine only adds to it; of one
+thread it is the time of the processor, which what else runs there does not add to. Ratios of one run compare; absolute
+times depend on the machine. Unidirectional networks run in the step form, others in the clip form.
 """
 
 from __future__ import annotations
@@ -72,13 +72,14 @@ def main() -> None:
 
 def least(runs: dict[Any, Run], repeats: int) -> dict[Any, float]:
     """Milliseconds of each run, taken in turn."""
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
     times = dict.fromkeys(runs, float('inf'))
     for repeat in range(-1, repeats):
         for key, run in runs.items():
-            start = time.perf_counter()
+            start = clock()
             run()
             if repeat >= 0:
-                times[key] = min(times[key], 1000 * (time.perf_counter() - start))
+                times[key] = min(times[key], 1000 * (clock() - start))
     return times
 
 

@@ -35,7 +35,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     'evaluation': {'api', 'checkpoints', 'data', 'files', 'pruning.cost', 'runtime'},
     'models': {'api', 'archs', 'checkpoints', 'data', 'evaluation', 'files', 'losses', 'methods', 'nn', 'pruning',
                'runtime', 'tasks'},
-    'upscale': {'checkpoints.store', 'data.frames', 'evaluation.inference', 'files', 'nn.resize', 'runtime',
+    'upscale': {'checkpoints.store', 'data.frames', 'evaluation.inference', 'export', 'files', 'nn.resize', 'runtime',
                 'terminal', 'zoo'},
     'report': {'api', 'archs', 'checkpoints', 'data.image_catalog', 'evaluation', 'files', 'latency', 'pruning',
                'runtime', 'terminal', 'zoo'},

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 import basicsr_ssl
 from basicsr_ssl import cli, zoo
-from basicsr_ssl.archs import PrunableEDSR
+from basicsr_ssl.archs import PrunableEDSR, StandaloneSpyNet
 from basicsr_ssl.evaluation.inference import as_frame, super_resolve
 from basicsr_ssl.nn.resize import bicubic_resize
 from basicsr_ssl.upscale import command
@@ -308,10 +308,18 @@ def test_images_are_enlarged_one_by_one(saved: Callable[..., str]) -> None:
 @pytest.mark.parametrize('arguments, message', [
     ({'segment': 0}, '--segment 0'), ({'segment': 4, 'overlap': 4}, '--overlap 4'), ({'overlap': SEGMENT}, '--overlap'),
     ({'device': 'abacus'}, '--device abacus'), ({'reference': 'zoo://no_such_network'}, 'no_such_network'),
-    ({'backend': 'abacus'}, "'abacus'"), ({'reference': '/nowhere.safetensors'}, 'nowhere')])
+    ({'backend': 'abacus'}, "'abacus'"), ({'reference': '/nowhere.safetensors'}, 'nowhere'),
+    ({'backend': 'openvino'}, 'runs in torch only'), ({'backend': 'openvino', 'device': 'cpu'}, '--device cpu is for'),
+    ({'reference': 'net.onnx', 'segment': 4}, 'says itself how many frames it takes'),
+    ({'reference': '/nowhere.xml'}, 'nowhere')])
 def test_networks_that_cannot_be_opened(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises((OSError, ValueError), match=message):
         open_network(**{'reference': 'bicubic', **arguments})
+
+
+def test_a_flow_network_makes_no_frames(saved: Callable[..., str]) -> None:
+    with pytest.raises(ValueError, match='estimates flow'):
+        open_network(saved(StandaloneSpyNet('small')))
 
 
 # --- videos ---------------------------------------------------------------------------------------------------------
@@ -1011,3 +1019,46 @@ def test_the_command(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     assert Image.open('out.png').width == 8 * WIDTH
     with pytest.raises(SystemExit):
         cli.main(['upscale', 'in.mp4', 'b.mp4', '--frames', '0'])
+
+
+# --- other runtimes -------------------------------------------------------------------------------------------------
+
+
+def test_other_backends_make_the_same_frames(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    """From the network's file and from exported ones: to 1e-5, which may move a sample of 8 bits to its neighbour."""
+    for module in ('onnxscript', 'onnxruntime', 'openvino'):
+        pytest.importorskip(module)
+    monkeypatch.chdir(tmp_path)
+    net = tiny_net(bidirectional=False, scale=2).eval()
+    basicsr_ssl.save_network(net, 'net.safetensors')
+    step = ['--form', 'step', '--size', f'{HEIGHT}', f'{WIDTH}']
+    assert cli.main(['export', 'net.safetensors', 'net.onnx', *step]) == 0
+    assert cli.main(['export', 'net.safetensors', 'net.xml', '--format', 'openvino', *step]) == 0
+    write_video(Path('in.mp4'), pictures(4, YUV420))
+    assert cli.main('upscale in.mp4 torch.mkv --lossless --scenes off --net net.safetensors'.split()) == 0
+    wanted = decoded(Path('torch.mkv'))
+    ways = {'a': '--net net.safetensors --backend openvino', 'b': '--net net.onnx', 'c': '--net net.xml',
+            'd': '--net net.onnx --backend openvino'}
+    for name, way in ways.items():
+        assert cli.main(f'upscale in.mp4 {name}.mkv --lossless --scenes off {way}'.split()) == 0
+        found = decoded(Path(f'{name}.mkv'))
+        assert len(found) == len(wanted) == 4
+        for one, other in zip(found, wanted):
+            for plane, expected_plane in zip(one, other):
+                difference = np.abs(plane.astype(int) - expected_plane)
+                assert difference.max() <= 1 and difference.mean() < 1e-3
+    lr = stack(to_rgb(tuple(map(torch.from_numpy, planes)), YUV420) for planes in decoded(Path('in.mp4')))
+    for reference, backend in (('net.onnx', 'onnxruntime'), ('net.xml', None)):
+        runner = open_network(reference, backend)  # type: ignore[arg-type]
+        assert runner.scale == 2
+        for _ in range(2):  # two scenes
+            torch.testing.assert_close(stack(runner.run(iter(lr))), stack(super_resolve(net, lr)), rtol=0, atol=1e-5)
+
+    write_video(Path('wide.mp4'), pictures(2, YUV420, width=WIDTH + 16))
+    before = left(tmp_path)
+    for way, message in (('wide.mp4 out.mp4 --net net.onnx', f'exported for frames of {HEIGHT}x{WIDTH}, not of 24x48'),
+                         ('in.mp4 out.mp4 --net net.xml --backend torch', 'is run by openvino, not by torch')):
+        capsys.readouterr()
+        assert cli.main(['upscale', *way.split()]) == 1
+        assert message in capsys.readouterr().err
+    assert left(tmp_path) == before

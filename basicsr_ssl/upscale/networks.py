@@ -13,9 +13,10 @@ from torch import Tensor
 from basicsr_ssl import zoo
 from basicsr_ssl.checkpoints.store import load_network
 from basicsr_ssl.evaluation.inference import super_resolve, task_of
+from basicsr_ssl.export.metadata import is_exported
 
-Backend = Literal['torch']
-BACKENDS: tuple[Backend, ...] = ('torch',)
+Backend = Literal['torch', 'onnxruntime', 'openvino']
+BACKENDS: tuple[Backend, ...] = ('torch', 'onnxruntime', 'openvino')
 
 #: What upscales if nothing else is named.
 DEFAULT = f'{zoo.PREFIX}basicvsr_small_x4'
@@ -43,47 +44,71 @@ class Runner:
     bytes_per_pixel: int = 0
 
 
-def open_network(reference: str | None, backend: Backend = 'torch', *, device: str | None = None,
+def open_network(reference: str | None, backend: Backend | None = None, *, device: str | None = None,
                  segment: int | None = None, overlap: int | None = None,
                  keep_states: Literal['device', 'host'] = 'device') -> Runner:
     """Make a network ready.
 
     Args:
-        reference: a network file of any known form, ``zoo://NAME``, or ``bicubic``; None is ``DEFAULT``.
-        backend: what runs it.
+        reference: a network file of any known form, one that ``basicsr-ssl export`` wrote, ``zoo://NAME``, or
+            ``bicubic``; None is ``DEFAULT``.
+        backend: what runs it; a network file is converted for it. None is torch, or what an exported file was made for.
         device: of torch; None is a GPU, if there is one, else the CPU.
         segment: frames that the network sees at once, see ``super_resolve``. None leaves it open for a network that
-            takes frames as they come, and is ``SEGMENT`` for any other.
+            takes frames as they come, and is ``SEGMENT`` for any other. An exported file says it itself.
         overlap: frames that neighbouring segments share; None is ``OVERLAP``, or less than a third of shorter segments.
         keep_states: where hidden states wait, on the device or in host memory.
 
     Raises:
         OSError: the file cannot be read or downloaded.
-        ValueError: it is no network for frames, there is no such device, or segment and overlap do not fit.
+        ValueError: it is no network for frames, there is no such device, segment and overlap do not fit, or the
+            backend is not installed or cannot run it.
     """
-    if backend not in BACKENDS:
+    if backend not in (None, *BACKENDS):
         raise ValueError(f'there is no backend {backend!r}; choose one of {", ".join(BACKENDS)}')
     if segment is not None and segment < 1:
         raise ValueError(f'--segment {segment}: a segment has at least one frame')
     if overlap is not None and not 0 <= overlap < (SEGMENT if segment is None else segment):
         raise ValueError(f'--overlap {overlap}: neighbouring segments of {segment or SEGMENT} frames share at least '
                          'none, and less than all')
-    return _open_torch(reference or DEFAULT, device, segment, overlap, keep_states)
+    reference = reference or DEFAULT
+    exported = is_exported(reference)
+    if device is not None and (exported or backend not in (None, 'torch')):
+        raise ValueError(f'--device {device} is for networks that torch runs: leave it out, or --backend')
+    if exported and (segment, overlap) != (None, None):
+        raise ValueError(f'{reference} says itself how many frames it takes: leave --segment and --overlap out')
+    if exported:
+        return _open_exported(reference, backend)
+    return _open_network(reference, backend or 'torch', device, segment, overlap, keep_states)
 
 
-def _open_torch(reference: str, device: str | None, segment: int | None, overlap: int | None,
-                keep_states: Literal['device', 'host']) -> Runner:
-    place = _device(device)
+def _open_exported(reference: str, backend: Backend | None) -> Runner:
+    from basicsr_ssl.export.runtimes import Exported
+    exported = Exported(reference, backend)
+    _check_task(reference, exported.metadata['task'])
+    return Runner(exported.scale, exported.stream, torch.device('cpu'))
+
+
+def _open_network(reference: str, backend: Backend, device: str | None, segment: int | None, overlap: int | None,
+                  keep_states: Literal['device', 'host']) -> Runner:
+    place = _device(device) if backend == 'torch' else torch.device('cpu')
     net: Any = load_network(zoo.resolve(reference), device=place, dtype=torch.float32)
-    if task_of(net) == 'flow':
-        raise ValueError(f'{reference} holds a {type(net).__name__}, which estimates flow: name a network that makes '
-                         'frames larger')
+    _check_task(reference, task_of(net))
+    bytes_per_pixel = _bytes_per_pixel(net)
+    if backend != 'torch':
+        from basicsr_ssl.export.networks import ConvertedNetwork
+        net = ConvertedNetwork(net, backend)
     if segment is None and not _takes_frames_as_they_come(net):
         segment = SEGMENT
     if segment is not None and overlap is None:
         overlap = min(OVERLAP, segment // 3)
     run = partial(super_resolve, net, segment=segment, overlap=overlap or 0, keep_states=keep_states)
-    return Runner(net.scale, run, place, _bytes_per_pixel(net))
+    return Runner(net.scale, run, place, bytes_per_pixel)
+
+
+def _check_task(reference: str, task: str) -> None:
+    if task == 'flow':
+        raise ValueError(f'{reference} holds a network that estimates flow: name one that makes frames larger')
 
 
 def _device(name: str | None) -> torch.device:

@@ -93,7 +93,8 @@ class Entry(_Section):
         return bool(self.packaged) or Path(FOLDER, self.file).exists() or bool(self.addresses())
 
 
-#: What comes with this package, and needs neither list nor network.
+LICENCE = 'Apache-2.0'  # of this package
+#: What comes with it, and needs neither list nor network.
 PACKAGED = {'basicvsr_small_x4': Entry(
     source='basicsr_ssl', file='basicvsr_small_x4.safetensors', packaged=True,
     arch='BasicVSR of 32 channels, 5 blocks, without flow', trained_on='videos and photographs', degradation='BI x4')}
@@ -177,7 +178,8 @@ def licence_of(reference: str) -> str | None:
     """The licence that the source of ``zoo://NAME`` states; None of anything else."""
     if not reference.startswith(PREFIX):
         return None
-    return read_list().sources[find(reference).source].licence
+    entry = find(reference)
+    return LICENCE if entry.packaged else read_list().sources[entry.source].licence
 
 
 def download(names: Iterable[str], folder: str | os.PathLike = FOLDER, patience: Patience | None = None) -> list[Path]:
@@ -255,7 +257,7 @@ def listing(folder: str | os.PathLike = FOLDER) -> str:
     """The list as a table for the terminal, with the sources' licences, and which files are in the folder already."""
     zoo = read_list()
     width = max(map(len, [*zoo.networks, *PACKAGED]))
-    lines = ['basicsr_ssl: part of this package, licence: Apache-2.0',
+    lines = [f'basicsr_ssl: part of this package, licence: {LICENCE}',
              *(f'  {name:{width}}  here     {entry.arch}, {entry.trained_on}, {entry.degradation}'
                for name, entry in PACKAGED.items())]
     for source, origin in zoo.sources.items():
