@@ -111,11 +111,29 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument('files', nargs='+', metavar='FILE', help='network files, or zoo://NAME')
     info.add_argument('--json', action='store_true', help='for programs; of several files, a list')
 
+    sensitive = add('sensitivity', _sensitivity, 'PSNR after pruning one part of a network, without finetuning')
+    sensitive.add_argument('file', metavar='FILE', help='a network file, or zoo://NAME')
+    sensitive.add_argument('--data', required=True, metavar='DIR',
+                           help='with a folder of GT frames for each clip, or GT images')
+    sensitive.add_argument('--lq', metavar='DIR', help='the same of LR frames (default: made from GT)')
+    sensitive.add_argument('--degradation', choices=('BI', 'BD'), default='BI', help='how LR is made (default: BI)')
+    sensitive.add_argument('--max-frames', type=int, metavar='N', help='of each clip (default: all)')
+    sensitive.add_argument('--by', choices=('kind', 'group'), default='kind',
+                           help='a part is all groups of a kind, or a single group (default: kind)')
+    sensitive.add_argument('--shares', nargs='+', type=float, metavar='SHARE',
+                           help='of its units (default: 0.1 to 0.9)')
+    sensitive.add_argument('--score', choices=('l1', 'l2', 'gate', 'random'), default='l1',
+                           help='which units go first (default: l1)')
+    sensitive.add_argument('--max-drop', type=float, default=0.1, metavar='DB',
+                           help='what a part may lose in the ratios that pruning: {ratios: FILE} reads (default: 0.1)')
+    sensitive.add_argument('--output', metavar='DIR', help='where results go (default: results/sensitivity_NETWORK)')
+
     convert = add('convert', _convert, 'import a network file of another project, or export a dense one to BasicSR')
     convert.add_argument('source', help='a network file, or zoo://NAME')
     convert.add_argument('output')
-    convert.add_argument('--to', choices=('safetensors', 'basicsr'), default='safetensors',
-                         help="format of the output: this project's safetensors, or BasicSR's .pth")
+    convert.add_argument('--to', choices=('safetensors', 'sparse', 'basicsr'), default='safetensors',
+                         help="format of the output: this project's safetensors, of masked weights only those that are "
+                              "left (sparse), or BasicSR's .pth")
 
     export = add('export', _export, 'write a network for another program: ONNX, OpenVINO, or a program of torch; '
                  'docs/deploy.md says which and how')
@@ -235,6 +253,19 @@ def _info(args: argparse.Namespace) -> int:
         print('\n\n'.join(exported.format_info(one) if 'runtimes' in one else info.format_info(one)
                           for one in described))
     return failed
+
+
+def _sensitivity(args: argparse.Namespace) -> int:
+    from basicsr_ssl import zoo
+    from basicsr_ssl.report.sensitivity import SHARES, sensitivity
+    from basicsr_ssl.test import network_label
+    file = zoo.resolve(args.file)
+    folder = args.output or os.path.join('results', f'sensitivity_{network_label(file)}')
+    print(sensitivity(file, args.data, folder, lq=args.lq, degradation=args.degradation, max_frames=args.max_frames,
+                      by=args.by, shares=args.shares or SHARES, score=args.score, max_drop=args.max_drop,
+                      progress=lambda line: print(line, file=sys.stderr, flush=True)))
+    print(f'\nWrote sensitivity.json, table.md and heatmap.png into {folder}')
+    return 0
 
 
 def _convert(args: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     'losses': set(),
     'data': {'nn', 'files'},
     'archs': {'nn', 'pruning.spec', 'pruning.gates', 'pruning.groups', 'pruning.cost'},
-    'checkpoints': {'archs', 'files', 'nn.spynet', 'pruning.spec', 'terminal', 'version'},
+    'checkpoints': {'archs', 'files', 'nn.spynet', 'pruning.gates', 'pruning.spec', 'terminal', 'version'},
     'latency': set(),
     'export': {'api', 'checkpoints', 'data', 'evaluation', 'files', 'nn', 'pruning.cost', 'terminal', 'zoo'},
     'api': {'checkpoints', 'latency', 'pruning'},

@@ -177,7 +177,7 @@ class PrunableBasicVSR(PrunableNetwork):
         if scale == 4:
             self.upconv2 = conv(w['upconv1'], 4 * w['upconv2'], gates=gates, repeat=4)
         self.conv_hr = conv(w['upconv2' if scale == 4 else 'upconv1'], w['conv_hr'], gates=gates)
-        self.conv_last = conv(w['conv_hr'], 3)
+        self.conv_last = conv(w['conv_hr'], 3, gates=gates, units=False)
         self.pixel_shuffle = nn.PixelShuffle(2)
         self.act = _activation(act)
         self.num_feat, self.scale, self.bidirectional = num_feat, scale, bidirectional
@@ -374,7 +374,7 @@ class Trunk(nn.Module):
             block = f'{name}.main.2.{j}'
             blocks.append(ResidualBlock(num_feat, widths[f'{block}.mid'], index.get(f'{block}.in'),
                                         index.get(f'{block}.out'), gates))
-        self.main = nn.Sequential(conv(3 + num_feat, num_feat), act, nn.Sequential(*blocks))
+        self.main = nn.Sequential(conv(3 + num_feat, num_feat, gates=gates, units=False), act, nn.Sequential(*blocks))
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, 3 + num_feat, h, w) to (b, num_feat, h, w)."""

@@ -180,19 +180,20 @@ class PrunableEDSR(PrunableNetwork):
 
         w, kept = {**full_widths(args), **self.spec.widths}, self.spec.index
         stream, rsc = w.get('stream', num_feat), residual == 'rsc'
-        writes = gates if residual != 'full' else ''  # gates of what writes to the stream
+        writes = residual != 'full'  # whether what writes to the stream can be pruned
 
         def block(name: str) -> ResidualBlock:
             return ResidualBlock(stream, w[f'{name}.mid'], kept.get(f'{name}.in'), kept.get(f'{name}.out'), gates,
-                                 gate_in=rsc, gate_out=bool(writes), scale=res_scale)
+                                 gate_in=rsc, gate_out=writes, scale=res_scale)
 
         def end(name: str) -> tuple[nn.Conv2d, Channels, Channels]:
             """The convolution at the end of a long skip, and what it reads and writes."""
-            layer = conv(w.get(f'{name}.in', stream), w.get(f'{name}.out', stream), gates=writes, gate_in=rsc)
+            layer = conv(w.get(f'{name}.in', stream), w.get(f'{name}.out', stream), gates=gates, gate_in=rsc,
+                         units=writes)
             return layer, Channels(kept.get(f'{name}.in')), Channels(kept.get(f'{name}.out'))
 
         self.register_buffer('mean', torch.tensor(args['rgb_mean']).view(1, 3, 1, 1), persistent=False)
-        self.conv_first = conv(3, stream, gates='' if rsc else writes)
+        self.conv_first = conv(3, stream, gates=gates, units=residual == 'aligned')
         if num_group:
             self.body = nn.Sequential(*(ResidualGroup(
                 [block(f'body.{group}.residual_group.{j}') for j in range(num_block)], *end(f'body.{group}.conv'))
@@ -201,7 +202,7 @@ class PrunableEDSR(PrunableNetwork):
             self.body = nn.Sequential(*(block(f'body.{j}') for j in range(num_block)))
         self.conv_after_body, self.inputs, self.outputs = end('conv_after_body')
         if upsampler == 'pixelshuffledirect':
-            self.upsample = nn.Sequential(conv(stream, 3 * scale**2), nn.PixelShuffle(scale))
+            self.upsample = nn.Sequential(conv(stream, 3 * scale**2, gates=gates, units=False), nn.PixelShuffle(scale))
             self.conv_last = nn.Identity()
         else:
             steps: list[nn.Module] = []
@@ -210,7 +211,7 @@ class PrunableEDSR(PrunableNetwork):
                 steps += [conv(cin, r**2 * w[name], gates=gates, repeat=r**2), nn.PixelShuffle(r)]
                 cin = w[name]
             self.upsample = nn.Sequential(*steps)
-            self.conv_last = conv(cin, 3)
+            self.conv_last = conv(cin, 3, gates=gates, units=False)
         self.scale, self.img_range = scale, float(img_range)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -164,7 +164,7 @@ class Train(Section):
 
 
 class Pruning(PruningOptions, Section):
-    """Which units go."""
+    """What goes."""
 
 
 class Val(Section):

@@ -66,8 +66,14 @@ class GatedConv2d(nn.Conv2d):
         return self.weight.transpose(0, 1).flatten(1)
 
 
-def conv(cin: int, cout: int, kernel: int = 3, *, gates: str = '', repeat: int = 1, gate_in: bool = False) -> nn.Conv2d:
-    """A size-preserving convolution, with gates or a mask or plain."""
-    if not gates:
+def conv(cin: int, cout: int, kernel: int = 3, *, gates: str = '', repeat: int = 1, gate_in: bool = False,
+         units: bool = True) -> nn.Conv2d:
+    """A size-preserving convolution, with gates or a mask or plain.
+
+    Args:
+        cin, cout, kernel, gates, repeat, gate_in: see ``GatedConv2d``; ``gates`` may be empty.
+        units: whether its filters are units of a group; only masks are for all convolutions alike.
+    """
+    if not gates or (gates != 'mask' and not units):
         return nn.Conv2d(cin, cout, kernel, 1, kernel // 2)
     return GatedConv2d(cin, cout, kernel, gates, repeat, gate_in)
