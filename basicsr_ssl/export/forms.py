@@ -294,8 +294,8 @@ class GatheringChannels(Channels):
     """``Channels`` that add without scattering: ``x + (change and one channel of zeros)[source]``.
 
     Scattering that adds is ``ScatterND`` with ``reduction`` in ONNX, which TensorRT scatters without adding
-    (onnx-tensorrt, issue 957), and no faster in onnxruntime. In OpenVINO it is faster, and there ``Channels`` stays; what
-    was measured stands in ``docs/deploy.md``.
+    (onnx-tensorrt, issue 957), and no faster in onnxruntime. In OpenVINO it is faster, and there ``Channels`` stays;
+    what was measured stands in ``docs/deploy.md``.
     """
 
     def __init__(self, units: Sequence[int]) -> None:

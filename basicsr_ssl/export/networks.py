@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from basicsr_ssl.api import without_gates
 from basicsr_ssl.evaluation.inference import task_of
 from basicsr_ssl.export import formats
-from basicsr_ssl.export.forms import Form, WindowForm, propagated, state_parts
+from basicsr_ssl.export.forms import Form, Values, WindowForm, propagated, state_parts
 from basicsr_ssl.export.runtimes import Exported
 
 #: The format in which a network is handed to a runtime.
@@ -46,7 +45,7 @@ class ConvertedNetwork:
         self._net: Any = without_gates(net).eval().requires_grad_(False)
         self._runtime = runtime
         self._made: dict[str, Exported] = {}
-        self._size: tuple[int, ...] = ()
+        self._size = 0, 0
 
     def stream(self, frames: Iterable[Tensor], keep: str = 'device') -> Iterator[Tensor]:
         """As the network's own, see ``PrunableBasicVSR.stream``; states wait in host memory."""
@@ -63,18 +62,20 @@ class ConvertedNetwork:
 
     def _walk(self, direction: str, frames: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Every frame and its hidden state."""
-        previous = hidden = None
+        state: Values = {}
         for frame in frames:
-            if hidden is None:
-                hidden, previous = frame.new_zeros(1, self._net.num_feat, *frame.shape[-2:]), frame
-            state = {} if self._net.flow_network is None else {'previous_in': previous}
-            hidden, previous = self._run(direction, frame, **state, hidden_in=hidden)['hidden_out'], frame
+            if not state:
+                state = {'previous_in': frame, 'hidden_in': frame.new_zeros(1, self._net.num_feat, *frame.shape[-2:])}
+            if self._net.flow_network is None:
+                del state['previous_in']
+            hidden = self._run(direction, frame, **state)['hidden_out']
             yield frame, hidden
+            state = {'previous_in': frame, 'hidden_in': hidden}
 
-    def _run(self, part: str, frame: Tensor, **others: Tensor) -> dict[str, Tensor]:
+    def _run(self, part: str, frame: Tensor, **others: Tensor) -> Values:
         if frame.shape[-2:] != self._size:
             self._made.clear()
-            self._size = tuple(frame.shape[-2:])
+            self._size = frame.shape[-2], frame.shape[-1]
         if part not in self._made:
             form = PARTS[part](self._net, self._size)
             to = FORMAT_OF[self._runtime]
