@@ -62,15 +62,13 @@ class ConvertedNetwork:
 
     def _walk(self, direction: str, frames: Iterable[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Every frame and its hidden state."""
-        state: Values = {}
+        last: tuple[Tensor, Tensor] | None = None
         for frame in frames:
-            if not state:
-                state = {'previous_in': frame, 'hidden_in': frame.new_zeros(1, self._net.num_feat, *frame.shape[-2:])}
-            if self._net.flow_network is None:
-                del state['previous_in']
-            hidden = self._run(direction, frame, **state)['hidden_out']
+            previous, hidden = last or (frame, frame.new_zeros(1, self._net.num_feat, *frame.shape[-2:]))
+            state = {} if self._net.flow_network is None else {'previous_in': previous}
+            hidden = self._run(direction, frame, **state, hidden_in=hidden)['hidden_out']
             yield frame, hidden
-            state = {'previous_in': frame, 'hidden_in': hidden}
+            last = frame, hidden
 
     def _run(self, part: str, frame: Tensor, **others: Tensor) -> Values:
         if frame.shape[-2:] != self._size:
