@@ -12,6 +12,7 @@ from basicsr_ssl.checkpoints.store import build_network, load_strictly
 from basicsr_ssl.pruning import cost
 from basicsr_ssl.pruning.gates import GATES, fold_gates, init_gates, mask_name
 from basicsr_ssl.pruning.groups import check_kept
+from basicsr_ssl.pruning.layout import runs
 from basicsr_ssl.pruning.masks import choose_masks, open_masks
 from basicsr_ssl.pruning.options import PruningOptions, check_named
 from basicsr_ssl.pruning.scores import score_units
@@ -28,8 +29,9 @@ def prune_network(net: nn.Module, ratio: float, **settings: Any) -> nn.Module:
         ratio: share to remove, in [0, 1).
         settings: the others of ``PruningOptions``: ``budget``, what the ratio is a share of, ``'units'``, ``'params'``
             or ``'macs'``, of what pruning can touch at all, that is without the flow network; ``score``, ``'gate'``,
-            ``'l1'``, ``'l2'`` or ``'random'``; ``scope``, ``round_to``, ``min_keep``, ``relative``, ``lr_size``,
-            ``seed``; ``ratios``, shares by group; ``structure``, ``'units'``, ``'filters'`` or ``'weights'``.
+            ``'l1'``, ``'l2'`` or ``'random'``; ``scope``, ``layout``, ``round_to``, ``min_keep``, ``relative``,
+            ``lr_size``, ``seed``; ``ratios``, shares by group; ``structure``, ``'units'``, ``'filters'`` or
+            ``'weights'``.
 
     Returns:
         A new compact network; of filters and weights, a network of the same shape with a mask.
@@ -69,6 +71,8 @@ def choose_units(net: nn.Module, options: PruningOptions) -> dict[str, list[int]
     else:
         kept = select_units(scores, options.ratio, scope=options.scope,
                             cost=None if options.budget == 'units' else price, **limits)
+    if options.layout == 'runs':
+        kept = runs(prunable.groups, scores, kept, spec.index)
     return check_kept(prunable.groups, kept)  # with the groups that have no score
 
 

@@ -111,6 +111,14 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument('files', nargs='+', metavar='FILE', help='network files, or zoo://NAME')
     info.add_argument('--json', action='store_true', help='for programs; of several files, a list')
 
+    profile = add('profile', _profile, 'where the time of a network goes, layer by layer, in its fastest form here')
+    profile.add_argument('file', metavar='FILE', help='a network file, or zoo://NAME')
+    profile.add_argument('--lr-size', nargs=2, type=int, default=[180, 320], metavar=('H', 'W'),
+                         help='LR frame (default: 180 320)')
+    profile.add_argument('--threads', type=int, metavar='N', help='of the CPU (default: as many as torch uses)')
+    profile.add_argument('--device', default='cpu', help='cpu (default), cuda, ...')
+    profile.add_argument('--json', action='store_true', help='for programs')
+
     sensitive = add('sensitivity', _sensitivity, 'PSNR after pruning one part of a network, without finetuning')
     sensitive.add_argument('file', metavar='FILE', help='a network file, or zoo://NAME')
     sensitive.add_argument('--data', required=True, metavar='DIR',
@@ -253,6 +261,14 @@ def _info(args: argparse.Namespace) -> int:
         print('\n\n'.join(exported.format_info(one) if 'runtimes' in one else info.format_info(one)
                           for one in described))
     return failed
+
+
+def _profile(args: argparse.Namespace) -> int:
+    from basicsr_ssl import zoo
+    from basicsr_ssl.report import profile
+    described = profile.describe(zoo.resolve(args.file), tuple(args.lr_size), args.threads, args.device)
+    print(json.dumps(described, indent=2) if args.json else profile.format_profile(described))
+    return 0
 
 
 def _sensitivity(args: argparse.Namespace) -> int:

@@ -32,13 +32,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     'export': {'api', 'checkpoints', 'data', 'evaluation', 'files', 'nn', 'pruning.cost', 'terminal', 'zoo'},
     'api': {'checkpoints', 'latency', 'pruning'},
     'methods': {'api', 'pruning'},
-    'evaluation': {'api', 'checkpoints', 'data', 'files', 'pruning.cost', 'runtime'},
+    'plans': {'api', 'checkpoints', 'files', 'latency', 'nn.blocks', 'pruning', 'version'},
+    'evaluation': {'api', 'checkpoints', 'data', 'files', 'plans', 'pruning.cost', 'runtime'},
     'models': {'api', 'archs', 'checkpoints', 'data', 'evaluation', 'files', 'losses', 'methods', 'nn', 'pruning',
                'runtime', 'tasks'},
     'upscale': {'checkpoints.store', 'data.frames', 'evaluation.inference', 'export', 'files', 'nn.resize', 'runtime',
                 'terminal', 'zoo'},
-    'report': {'api', 'archs', 'checkpoints', 'data.image_catalog', 'evaluation', 'files', 'latency', 'pruning',
-               'runtime', 'terminal', 'zoo'},
+    'report': {'api', 'archs', 'checkpoints', 'data.image_catalog', 'evaluation', 'files', 'latency', 'plans',
+               'pruning', 'runtime', 'terminal', 'zoo'},
     # the package, so that BasicSR's registries are filled when they are read
     'config': {'files', 'zoo', 'data.options', 'evaluation.result', 'methods', 'models.optimization', 'pruning.cost',
                'pruning.options', 'terminal', ROOT},
@@ -48,7 +49,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     'cli': {'config', 'runtime', 'pipeline', 'test', 'data.preparation.prepare', 'report', 'checkpoints', 'export',
             'terminal', 'upscale', 'zoo'},
     '__main__': {'cli'},
-    '__init__': {'_compat', 'version', 'api', 'checkpoints.store', 'archs', 'data', 'losses', 'models'},
+    '__init__': {'_compat', 'version', 'api', 'checkpoints.store', 'archs', 'data', 'losses', 'models',
+                 'plans'},
 }
 # Option files are text: the modules that parse them and the command line do without these.
 HEAVY = {'basicsr', 'torch', 'torchvision', 'numpy', 'cv2', 'matplotlib'}

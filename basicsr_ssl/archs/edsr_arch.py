@@ -77,11 +77,11 @@ def group_table(spec: Spec) -> list[Group]:
         stream += [Slice(f'{reader}.weight', 1), *filters(writer)]
         if args['residual'] == 'rsc':
             groups.append(Group(f'{name}.in', widths[f'{name}.in'],
-                                (Slice(f'{reader}.weight', 1, gate=f'{reader}.gate_in'),), True))
+                                (Slice(f'{reader}.weight', 1, gate=f'{reader}.gate_in'),), 'features'))
         if reader != writer:
             groups.append(Group(f'{name}.mid', widths[f'{name}.mid'], (*filters(reader), Slice(f'{writer}.weight', 1))))
         if args['residual'] == 'rsc':
-            groups.append(Group(f'{name}.out', widths[f'{name}.out'], filters(writer), True))
+            groups.append(Group(f'{name}.out', widths[f'{name}.out'], filters(writer), 'features'))
     if args['residual'] == 'aligned':
         groups.insert(0, Group('stream', widths['stream'], (*stream, Slice('upsample.0.weight', 1))))
     if args['upsampler'] == 'pixelshuffle':
@@ -89,6 +89,12 @@ def group_table(spec: Spec) -> list[Group]:
         groups += [Group(name, widths[name], (*filters(name, r**2), Slice(f'{follower}.weight', 1)))
                    for (name, r), follower in zip(shuffles(args).items(), names[1:])]
     return groups
+
+
+def stream_table(args: Mapping[str, Any]) -> dict[str, tuple[Slice, ...]]:
+    """The residual stream, if blocks read and write channels of their own choice."""
+    return {'features': (Slice('conv_first.weight', 0), Slice('conv_first.bias', 0), Slice('upsample.0.weight', 1))
+            } if args['residual'] == 'rsc' else {}
 
 
 def layer_table(args: Mapping[str, Any], widths: Mapping[str, int]) -> list[Conv]:
@@ -154,6 +160,7 @@ class PrunableEDSR(PrunableNetwork):
     full_widths = staticmethod(full_widths)
     group_table = staticmethod(group_table)
     layer_table = staticmethod(layer_table)
+    stream_table = staticmethod(stream_table)
     task = 'image'
     pruning_args = ('residual',)
     mean: Tensor
