@@ -5,13 +5,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
+import torch
 from torch import nn
 
 from basicsr_ssl.checkpoints.store import build_network, load_strictly
 from basicsr_ssl.pruning import cost
-from basicsr_ssl.pruning.gates import GATES, fold_gates, init_gates
+from basicsr_ssl.pruning.gates import GATES, fold_gates, init_gates, mask_name
 from basicsr_ssl.pruning.groups import check_kept
-from basicsr_ssl.pruning.options import PruningOptions
+from basicsr_ssl.pruning.layout import runs
+from basicsr_ssl.pruning.masks import choose_masks, open_masks
+from basicsr_ssl.pruning.options import PruningOptions, check_named
 from basicsr_ssl.pruning.scores import score_units
 from basicsr_ssl.pruning.selection import select_units
 from basicsr_ssl.pruning.spec import Spec
@@ -19,28 +22,35 @@ from basicsr_ssl.pruning.surgery import StateDict, cut
 
 
 def prune_network(net: nn.Module, ratio: float, **settings: Any) -> nn.Module:
-    """Remove the least important units of a network.
+    """Remove the least important units of a network, or with ``structure`` its least important filters or weights.
 
     Args:
         net: a network of this package, in any form; it is not changed.
         ratio: share to remove, in [0, 1).
         settings: the others of ``PruningOptions``: ``budget``, what the ratio is a share of, ``'units'``, ``'params'``
             or ``'macs'``, of what pruning can touch at all, that is without the flow network; ``score``, ``'gate'``,
-            ``'l1'``, ``'l2'`` or ``'random'``; ``scope``, ``round_to``, ``min_keep``, ``relative``, ``lr_size``,
-            ``seed``.
+            ``'l1'``, ``'l2'`` or ``'random'``; ``scope``, ``layout``, ``round_to``, ``min_keep``, ``relative``,
+            ``lr_size``, ``seed``; ``ratios``, shares by group; ``structure``, ``'units'``, ``'filters'`` or
+            ``'weights'``.
 
     Returns:
-        A new compact network.
+        A new compact network; of filters and weights, a network of the same shape with a mask.
 
     Raises:
         ValueError: a setting that does not exist or is out of range, or a budget that cannot be met.
     """
-    return cut_network(net, choose_units(net, PruningOptions.of(ratio=ratio, **settings)))
+    options = PruningOptions.of(ratio=ratio, **settings)
+    if options.structure != 'units':
+        return mask_network(net, options)
+    return cut_network(net, choose_units(net, options))
 
 
 def choose_units(net: nn.Module, options: PruningOptions) -> dict[str, list[int]]:
     """The units that ``prune_network`` keeps, by group name."""
     prunable = _ours(net)
+    if options.structure != 'units':
+        raise ValueError(f'structure: {options.structure} is done by a mask, and no units are chosen: set structure: '
+                         'units')
     if not prunable.groups:
         raise ValueError(f'{type(net).__name__} has nothing to prune')
     spec = prunable.spec
@@ -52,8 +62,17 @@ def choose_units(net: nn.Module, options: PruningOptions) -> dict[str, list[int]
         return cost.macs(layers, (options.lr_size[0], options.lr_size[1]), flow=False)
 
     scores = score_units(net.state_dict(), prunable.groups, options.score, options.seed, options.relative, spec.gates)
-    kept = select_units(scores, options.ratio, scope=options.scope, cost=None if options.budget == 'units' else price,
-                        round_to=options.round_to, min_keep=options.min_keep)
+    limits: dict[str, Any] = {'round_to': options.round_to, 'min_keep': options.min_keep}
+    if options.ratios is not None:
+        check_named(options.ratios, scores, 'group')
+        kept: dict[str, list[int]] = {}
+        for name, values in scores.items():
+            kept |= select_units({name: values}, options.ratios.get(name, options.ratio), scope='local', **limits)
+    else:
+        kept = select_units(scores, options.ratio, scope=options.scope,
+                            cost=None if options.budget == 'units' else price, **limits)
+    if options.layout == 'runs':
+        kept = runs(prunable.groups, scores, kept, spec.index)
     return check_kept(prunable.groups, kept)  # with the groups that have no score
 
 
@@ -62,6 +81,35 @@ def cut_network(net: nn.Module, kept: dict[str, list[int]]) -> nn.Module:
     prunable = _ours(net)
     state, spec = cut(net.state_dict(), prunable.spec, prunable.groups, kept)
     return _rebuild(net, spec, state)
+
+
+def mask_network(net: nn.Module, options: PruningOptions) -> nn.Module:
+    """A new network of the same shape whose least important weights or filters are 0, and masked so that they stay 0.
+
+    All convolutions and linear layers are pruned, but for those of the flow network; see ``pruning/masks.py``.
+
+    Args:
+        net: a network of this package, in any form. What a mask of it has removed counts as removed.
+        options: ``structure`` is ``'filters'`` or ``'weights'``.
+
+    Raises:
+        ValueError: it has no such layers, or see ``choose_masks``.
+    """
+    layers = _masked_layers(net)
+    if not layers:
+        raise ValueError(f'{type(net).__name__} has nothing to prune')
+    plain = without_gates(net)
+    masks = choose_masks(plain.state_dict(), layers, options)
+    state = {**plain.state_dict(), **masks}
+    for layer in layers:
+        state[f'{layer}.weight'] = torch.where(masks[mask_name(f'{layer}.weight')], state[f'{layer}.weight'], 0)
+    return _rebuild(net, dataclasses.replace(_ours(plain).spec, gates='mask'), state)
+
+
+def _masked_layers(net: nn.Module) -> list[str]:
+    """Names of the layers that masks are for."""
+    return [layer.name for layer in _ours(net).cost_table
+            if isinstance(layer, (cost.Conv, cost.Linear)) and not layer.flow]
 
 
 def with_gates(net: nn.Module, kind: str = 'scale') -> nn.Module:
@@ -81,7 +129,8 @@ def with_gates(net: nn.Module, kind: str = 'scale') -> nn.Module:
     spec, state = _ours(net).spec, net.state_dict()
     if spec.form == 'compact' and kind != 'mask':
         raise ValueError('sparsity learning starts from a dense or gated network, this one is already compact')
-    gates = {} if spec.gates else init_gates(state, _ours(net).groups, kind)
+    gates = {} if spec.gates else open_masks(state, _masked_layers(net)) if kind == 'mask' else \
+        init_gates(state, _ours(net).groups, kind)
     return _rebuild(net, dataclasses.replace(spec, gates=kind), {**state, **gates})
 
 

@@ -16,12 +16,16 @@ from basicsr_ssl.train import is_finished, new_run, train_stage
 
 
 def train(path: str, launcher: str = 'none', overrides: Sequence[str] = (), debug: bool = False,
-          auto_resume: bool = False) -> int:
+          auto_resume: bool = False, until: str | None = None) -> int:
     """Train what an option file describes.
 
     A recipe (``stages``) runs its stages in order. A stage whose output exists and was made from the same options and
     the same inputs is skipped, an unfinished one is resumed; ``report`` then tests all networks and checks the expected
     figures.
+
+    Args:
+        path, launcher, overrides, debug, auto_resume: as on the command line.
+        until: stage of a recipe after which to stop, without a report.
 
     Returns:
         Exit code: 0, or 2 when figures that the option file expects were missed.
@@ -32,7 +36,7 @@ def train(path: str, launcher: str = 'none', overrides: Sequence[str] = (), debu
     options = config.load_options(path, overrides, debug, auto_resume)
     with process_group():
         if options.get('stages'):
-            return _train_recipe(options, launcher)
+            return _train_recipe(options, launcher, until)
         if not options['train']:
             raise ValueError(f'{path} describes no training, only a test: run `basicsr-ssl test -opt {path}`')
         config.check_files(options)
@@ -42,7 +46,7 @@ def train(path: str, launcher: str = 'none', overrides: Sequence[str] = (), debu
         return 0
 
 
-def _train_recipe(recipe: Mapping[str, Any], launcher: str) -> int:
+def _train_recipe(recipe: Mapping[str, Any], launcher: str, until: str | None) -> int:
     # before hours of work, look at the files that all stages will need, and at the sets that the report will test on
     config.check_files(recipe)
     recipe = config.fetch_files(recipe)
@@ -64,6 +68,8 @@ def _train_recipe(recipe: Mapping[str, Any], launcher: str) -> int:
             get_root_logger().info(f'Stage {name} is finished: {run.output}')
         else:
             train_stage(opt, run, resume=True, same_options=True)
+        if name == until:
+            return 0
     if not report:
         return 0
     return _report(recipe['name'], config.with_stage_outputs(report, outputs), last, processes)

@@ -13,8 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 #: the stages first: what they notice is noticed soonest
 TESTS = [f'tests/test_{name}.py' for name in (
-    'stages', 'regularizers', 'temporal_loss', 'scores', 'selection', 'surgery', 'gates', 'cost', 'data', 'flow',
-    'training', 'recipes', 'config', 'bad_input')]
+    'stages', 'masks', 'regularizers', 'temporal_loss', 'scores', 'selection', 'surgery', 'gates', 'cost', 'data',
+    'flow', 'training', 'recipes', 'sensitivity', 'study', 'config', 'bad_input')]
 
 # file below the package, old text (exactly once there), new text
 FAULTS: list[tuple[str, str, str]] = [
@@ -26,8 +26,8 @@ FAULTS: list[tuple[str, str, str]] = [
     ('pruning/regularizers.py', '= False', '= True'),
     ('models/sparsity_model.py', 'return True', 'return super().flow_is_frozen(current_iter)'),
     ('models/pruning_model.py', "selection['kept'] if selection and learnt else ", ''),
-    ('models/pruning_model.py', "selection.get('pruning') == options", 'True'),
-    ('models/finetune_model.py', 'return without_gates(net)', 'return net'),
+    ('models/pruning_model.py', "_same_choice(selection.get('pruning'), options)", 'True'),
+    ('models/finetune_model.py', 'else without_gates(net)', 'else net'),
     ('models/finetune_model.py', 'read_teacher(self.opt, self.net_g)', 'self.net_g'),
     ('models/finetune_model.py', 'self.cri_temporal(states, expected)', 'self.cri_temporal(expected, states)'),
     ('models/finetune_model.py', 'self.cri_temporal(states, expected)', '0 * self.cri_temporal(states, expected)'),
@@ -66,7 +66,8 @@ FAULTS: list[tuple[str, str, str]] = [
     ('models/sparsity_model.py', 'return self.sparsity.state()', 'return {}'),
     ('models/stage.py', 'net.train(training)', 'pass'),
     ('models/stage.py', '        net.eval()\n', ''),
-    ('models/networks.py', 'for key in keys if own[key] != other.get(key)]', 'for key in keys if False]'),
+    ('models/networks.py', '    if own != other:', '    if False:'),
+    ('models/finetune_model.py', 'if own[key] != other.get(key)]', 'if False]'),
     ('models/pruning_model.py', 'cut_network(net, kept)', 'net'),
     ('models/training_state.py', "state['fingerprint'], state['iter']", '0'),
     ('methods/ssl.py', 'return with_gates(net)', 'return net'),
@@ -99,6 +100,34 @@ FAULTS: list[tuple[str, str, str]] = [
     ('pruning/selection.py', '(float(scores[name][unit]), name, unit)', '(-float(scores[name][unit]), name, unit)'),
     ('pruning/selection.py', '+ Fraction(1, 2))', '+ Fraction(1, 3))'),
     ('pruning/cost.py', 'self.work() * self.times * self.area', 'self.work() * self.area'),
+    # pruning-aware training, masks, shares by name
+    ('methods/aware.py', "(iteration - 1) % self", "iteration % self"),
+    ('methods/aware.py', "% self.options['interval'] == 0", "% 10**6 == 0"),
+    ('methods/aware.py', 'torch.cat(norms).square()', 'torch.cat(norms).abs()'),
+    ('methods/aware.py', 'for norm, _ in', 'for _, norm in'),
+    ('methods/aware.py', "'weight_norm')", "'scale')"),
+    ('methods/aware.py', 'self._norms(net)))', 'self._norms(self.net)))'),
+    ('models/finetune_model.py', "net if net.spec.gates == 'mask' else without_gates(net)", 'without_gates(net)'),
+    ('nn/gated.py', "self.weight * self.weight_mask", 'self.weight'),
+    ('nn/gated.py', "(gates != 'mask' and not units)", 'not units'),
+    ('pruning/gates.py', 'torch.where(state.pop(mask_name(param)), state[param], 0)',
+     'torch.where(state.pop(mask_name(param)), state[param], state[param])'),
+    ('pruning/masks.py', "power = 2 if options.score == 'l2' else 1", 'power = 1'),
+    ('pruning/masks.py', 'if relative else score', 'if False else score'),
+    ('pruning/masks.py', 'order[-options.min_keep:], False', 'order[-1:], False'),
+    ('pruning/masks.py', 'max(0, len(order) - options.min_keep)', 'len(order)'),
+    ('pruning/masks.py', 'mask[line[removable[line]][:removed]]', 'mask[line[:removed]]'),
+    ('pruning/masks.py', '.get(layer, options.ratio)', '.get(layer, 0)'),
+    ('api.py', 'plain = without_gates(net)\n    masks', 'plain = net\n    masks'),
+    ('api.py', 'isinstance(layer, cost.Conv) and not layer.flow', 'isinstance(layer, cost.Conv)'),
+    ('api.py', 'options.ratios.get(name, options.ratio), scope', 'options.ratios.get(name, 0), scope'),
+    ('models/pruning_model.py', 'PruningOptions.of(**pruning) == options', 'pruning == options'),
+    ('checkpoints/sparse.py', "bool(flat[count:].any())", 'False'),
+    ('checkpoints/sparse.py', "int(flat.sum()) != len(values)", 'False'),
+    ('checkpoints/sparse.py', '> MOST_BYTES', '< 0'),
+    ('report/sensitivity.py', "if not found['psnr'] - value", "if found['psnr'] - value"),
+    ('report/sensitivity.py', 'sorted(zip(shares', 'list(zip(shares'),
+    ('report/sensitivity.py', 'dict.fromkeys(groups, share), score', 'dict.fromkeys(groups[:1], share), score'),
 ]
 
 

@@ -42,10 +42,10 @@ def learn_sparsity(net: Any, batches: Iterable[Batch], train: Mapping[str, Any],
     """
     chosen: Kept = {}
 
-    def penalise(iteration: int) -> None:
+    def penalise(iteration: int) -> float:
         step = iteration - sparsity['select_iter']
         if step < 1:
-            return
+            return 0
         if not chosen:
             chosen.update(rank(net.state_dict(), net.groups, **pruning))
         factor = min(sparsity['ceiling'], sparsity['delta'] * (step // sparsity['interval']))
@@ -54,9 +54,35 @@ def learn_sparsity(net: Any, batches: Iterable[Batch], train: Mapping[str, Any],
             for gate in gates_of(group):
                 for unit in set(range(group.size)) - set(chosen[group.name]):
                     parameters[gate].grad[unit] += factor * parameters[gate].detach()[unit]
+        return 0
 
     trained = _loop(net, batches, train, lambda lq, gt: charbonnier(net(lq), gt), math.inf, penalise)
     return trained._replace(kept=chosen or None)
+
+
+def train_aware(net: Any, batches: Iterable[Batch], train: Mapping[str, Any], sparsity: Mapping[str, Any],
+                pruning: Mapping[str, Any]) -> Trained:
+    """Pruning-aware training: alpha * sum g^2 over the units of least norm, chosen every ``interval`` iterations.
+
+    The flow network does not train. The gates of ``net`` are norms.
+    """
+    choices: list[Kept] = []
+
+    def penalise(iteration: int) -> float:
+        if iteration % sparsity['interval'] == 1 % sparsity['interval']:
+            choices.append(strongest(net.state_dict(), net.groups, pruning['ratio']))
+        parameters, penalty = dict(net.named_parameters()), 0.0
+        for group in net.groups:
+            for gate in gates_of(group):
+                for unit in set(range(group.size)) - set(choices[-1][group.name]):
+                    norm = parameters[gate].detach()[unit]
+                    parameters[gate].grad[unit] += 2 * sparsity['alpha'] * norm
+                    penalty += sparsity['alpha'] * float(norm)**2
+        return penalty
+
+    trained = _loop(net, batches, train, lambda lq, gt: charbonnier(net(lq), gt), math.inf, penalise)
+    assert any(choice != choices[0] for choice in choices)  # else nothing was chosen anew
+    return trained._replace(kept=choices[-1])
 
 
 def finetune(net: Any, teacher: Any, batches: Iterable[Batch], train: Mapping[str, Any]) -> Trained:
@@ -83,7 +109,8 @@ def distill(net: Any, teacher: Any, batches: Iterable[Batch], train: Mapping[str
 
 
 def _loop(net: Any, batches: Iterable[Batch], train: Mapping[str, Any], loss: Callable[[Tensor, Tensor], Tensor],
-          flow_from: float, penalise: Callable[[int], None] = lambda iteration: None) -> Trained:
+          flow_from: float, penalise: Callable[[int], float] = lambda iteration: 0) -> Trained:
+    """``penalise`` adds to the gradients, and returns what it is that it adds to the loss; 0 if it is no loss."""
     average = copy.deepcopy(net.state_dict())
     gates = {gate for group in net.groups for gate in gates_of(group)}
     flow = set() if net.flow_network is None else {id(parameter) for parameter in net.flow_network.parameters()}
@@ -97,8 +124,7 @@ def _loop(net: Any, batches: Iterable[Batch], train: Mapping[str, Any], loss: Ca
             parameter.requires_grad_(id(parameter) not in flow or iteration >= flow_from)
         values = [loss(lq, gt) for lq, gt in batch]
         torch.stack(values).mean().backward()
-        losses.append(torch.stack(values).mean().item())
-        penalise(iteration)
+        losses.append(torch.stack(values).mean().item() + penalise(iteration))
         learning = {name: p for name, p in net.named_parameters() if p.grad is not None}
         if train.get('clip_grad_norm'):
             length = math.sqrt(sum(float(p.grad.square().sum()) for p in learning.values()))
@@ -221,6 +247,18 @@ def rank(state: Mapping[str, Tensor], groups: Iterable[Any], ratio: float, score
     count = math.floor(ratio * len(line) + 0.5)
     gone = {(name, unit) for _, name, unit, _ in [entry for entry in sorted(line) if not entry[3]][:count]}
     return {group.name: [unit for unit in range(group.size) if (group.name, unit) not in gone] for group in groups}
+
+
+def strongest(state: Mapping[str, Tensor], groups: Iterable[Any], ratio: float) -> Kept:
+    """Of every group all but the ``ratio`` whose own weights are the shortest; gates are norms of units."""
+    def own(group: Any, weights: Mapping[str, Tensor], gate: str | None = None) -> Tensor:
+        return torch.cat([weights[part.param].movedim(part.dim, 0).reshape(group.size, -1) for part in group.slices
+                          if part.gate and part.gate == (gate or part.gate) and weights[part.param].dim() > 1], 1)
+
+    factors = {gate: state[gate] / own(group, state, gate).norm(dim=1) for group in groups for gate in gates_of(group)}
+    folded = fold({**state, **factors}, groups)
+    return {group.name: sorted(own(group, folded).norm(dim=1).argsort()[math.floor(ratio * group.size + 0.5):].tolist())
+            for group in groups}
 
 
 def fold(state: Mapping[str, Tensor], groups: Iterable[Any]) -> dict[str, Tensor]:

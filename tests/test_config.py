@@ -800,6 +800,25 @@ def test_digest_obeys_what_decides_the_result(load, change):
     assert config.digest(load(STAGE, overrides=[change])) != config.digest(load(STAGE))
 
 
+def test_keys_of_later_versions_count_where_they_are_set(load):
+    options = copy.deepcopy(load(STAGE))
+    before = config.digest(options)
+    for key in ('structure', 'ratios'):
+        del options['pruning'][key]
+    del options['sparsity']['type']
+    assert config.digest(options) == before
+    named = load(STAGE, overrides=['pruning:ratios={fusion: 0.5}', 'pruning:budget=units'])
+    assert config.digest(named) != config.digest(load(STAGE, overrides=['pruning:budget=units']))
+
+
+def test_what_pruning_is_told_must_go_together(load):
+    with pytest.raises(config.OptionsError, match=r'pruning:structure: sparsity learning drives units to zero, not '
+                                                  r'weights: leave structure out'):
+        load(STAGE, overrides=['pruning:structure=weights', 'pruning:score=l1', 'pruning:budget=units'])
+    with pytest.raises(config.OptionsError, match='pruning: with structure: filters nothing becomes smaller'):
+        load(STAGE, overrides=['pruning:structure=filters', 'pruning:score=l1', 'pruning:budget=macs'])
+
+
 def test_digest_is_that_of_the_options_alone(load):
     options = load(STAGE)
     before = config.digest(options)

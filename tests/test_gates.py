@@ -17,7 +17,8 @@ from basicsr_ssl.api import choose_units, cut_network, with_gates, without_gates
 from basicsr_ssl.archs import PrunableBasicVSR
 from basicsr_ssl.models.optimization import build_optimizer
 from basicsr_ssl.nn.gated import GatedConv2d
-from basicsr_ssl.pruning.gates import GATES, close_gates, layer_density
+from basicsr_ssl.pruning.gates import GATES, close_gates
+from basicsr_ssl.pruning.masks import weights_left
 from basicsr_ssl.pruning.options import PruningOptions
 from basicsr_ssl.pruning.scores import score_units
 from basicsr_ssl.pruning.spec import Spec
@@ -180,14 +181,15 @@ def test_masks_are_cut_with_their_weights() -> None:
         close_gates(net.state_dict(), net.groups, {'fusion': [0]})
 
 
-def test_density_is_the_share_of_weights_that_are_left() -> None:
+def test_weights_left_are_counted_by_layer() -> None:
     net: Any = with_gates(tiny_net(), 'mask')
     net.conv_hr.weight_mask[1:] = False
     net.upconv1.weight_mask[:, :, 1, 1] = False
-    density = layer_density(net.state_dict(), net.groups)
-    assert density.pop('conv_hr') == pytest.approx(1 / 6) and density.pop('upconv1') == pytest.approx(8 / 9)
-    assert set(density.values()) == {1} and 'forward_trunk.main.2.1.conv2' in density and 'conv_last' not in density
-    assert layer_density(tiny_net().state_dict(), net.groups) == {}
+    left = weights_left(net.state_dict())
+    assert left.pop('conv_hr') == (6 * 9, 6 * 6 * 9) and left.pop('upconv1') == (32 * 8 * 8, 32 * 8 * 9)
+    assert left.pop('conv_last') == (3 * 6 * 9, 3 * 6 * 9) and left.pop('forward_trunk.main.0') == (792, 792)
+    assert all(kept == size for kept, size in left.values()) and 'forward_trunk.main.2.1.conv2' in left
+    assert weights_left(tiny_net().state_dict()) == {}
 
 
 # ---- files

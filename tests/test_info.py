@@ -70,7 +70,7 @@ def test_a_compact_network(tmp_path):
         'checksum': True, 'param_keys': [], 'format': 'basicsr_ssl', 'arch': 'PrunableBasicVSR', 'form': 'compact',
         'args': {'num_feat': 8, 'num_block': 2, 'tail_feat': 6, 'scale': 4, 'bidirectional': False, 'act': 'lrelu',
                  'flow': 'none'},
-        'kept': UNITS, 'selected': None,
+        'kept': UNITS, 'selected': None, 'left': None,
         'params': sum(size for name, size in shapes.items() if name.endswith(('weight', 'bias'))),
         'params_with_flow': sum(size for name, size in shapes.items() if name.endswith(('weight', 'bias'))),
         'macs': counted_macs(net, False), 'macs_with_flow': counted_macs(net, False), 'lr_size': [H, W],
@@ -390,5 +390,6 @@ def test_entries_of_the_zoo(tmp_path, capsys, monkeypatch):
 
 
 def test_long_provenance_is_cut(tmp_path):
-    save_network(tiny_net(), tmp_path / 'net.safetensors', stage='x' * 10**6, note='y' * 10**6, **{'z' * 10**6: 1})
+    said: dict[str, Any] = {'stage': 'x' * 10**6, 'note': 'y' * 10**6, 'z' * 10**6: 1}
+    save_network(tiny_net(), tmp_path / 'net.safetensors', **said)
     assert len(format_info(describe(tmp_path / 'net.safetensors'), 100)) < 5000

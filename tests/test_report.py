@@ -19,8 +19,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from basicsr_ssl.api import network_cost, prune_network
 from basicsr_ssl.archs import BicubicUpsampler
 from basicsr_ssl.latency import measure_latency
+from basicsr_ssl.report import plots
 from basicsr_ssl.report.expectations import check_expectations
-from basicsr_ssl.report.plots import GAP, comparison_picture, kept_units_chart, pick_crop
+from basicsr_ssl.report.plots import GAP, comparison_picture, heatmap, kept_units_chart, pick_crop, share_chart
 from basicsr_ssl.report.summary import figures, format_summary, write_summary
 from basicsr_ssl.report.tables import format_table, human
 
@@ -347,6 +348,30 @@ def test_kept_units_chart_of_a_full_size_network(tmp_path: Path) -> None:
     kept_units_chart(tmp_path / 'kept.png', {'groups': groups})
     width, height = Image.open(tmp_path / 'kept.png').size
     assert width <= 1700 and height <= 900  # on one screen: four columns
+
+
+def test_share_chart_draws_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(plots, '_save', lambda figure, path: drawn.append(figure))
+    share_chart(tmp_path / 'shares.png', {
+        'ours': (24.5, {'a': {0.3: 23.0, 0.1: 24.0}, 'b': {0.1: 24.2}}), 'theirs': (None, {'b': {0.15: 7.0}})}, 'title')
+    ours, theirs = ([[line.get_xydata().tolist() for line in axes.lines], [line.get_color() for line in axes.lines]]
+                    for axes in drawn[0].axes)
+    assert ours == [[[[0, 24.5], [1, 24.5]], [[10, 24], [30, 23]], [[10, 24.2]]], ['0.6', 'C0', 'C1']]
+    assert theirs == [[[[15, 7]]], ['C1']]
+    assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ['nothing removed', 'a', 'b']
+    with pytest.raises(ValueError, match='no figures to draw: run some rows'):
+        share_chart(tmp_path / 'shares.png', {'ours': (24.5, {})}, 'title')
+
+
+def test_heatmap_writes_its_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(plots, '_save', lambda figure, path: drawn.append(figure))
+    heatmap(tmp_path / 'heat.png', ['in', 'out'], ['10%', '20%'], [[30.0, 29.5], [math.nan, 20.0]], 'title')
+    axes = drawn[0].axes[0]
+    assert {(text.get_position(), text.get_text()) for text in axes.texts} == {
+        ((0, 0), '30.00'), ((1, 0), '29.50'), ((1, 1), '20.00')}
+    assert [label.get_text() for label in axes.get_yticklabels()] == ['in', 'out']
 
 
 def test_kept_units_chart_of_nothing(tmp_path: Path) -> None:

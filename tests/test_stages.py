@@ -26,6 +26,7 @@ from tiny_runs import options, write_clips, write_options
 from torch import Tensor
 
 from basicsr_ssl import config, load_network, save_network
+from basicsr_ssl.api import with_gates
 from basicsr_ssl.archs import PrunableBasicVSR, PrunableEDSR
 from basicsr_ssl.checkpoints.store import read_metadata
 from basicsr_ssl.cli import main
@@ -151,6 +152,7 @@ def test_reconstruction_with_a_flow_network(clips: Path) -> None:
 
 
 SPARSITY: dict[str, Any] = {'select_iter': 2, 'interval': 2, 'delta': 0.2, 'ceiling': 0.35}
+AWARE: dict[str, Any] = {'type': 'Aware', 'alpha': 1e-3, 'interval': 2}
 RATES: dict[str, Any] = {'optim_g': {'type': 'Adam', 'lr': 1e-2, 'weight_decay': 0.1}, 'gate_lr_mul': 20,
                          'clip_grad_norm': 0.3, 'accumulate': 2}
 
@@ -174,6 +176,80 @@ def test_sparsity_learning_and_pruning(clips: Path, score: str, flow: str) -> No
     opt['pruning'] = {**pruning, 'ratio': 0.3}
     assert run(opt) == 0
     check_cut(net, trained.ema, reference.rank(trained.ema, net.groups, **opt['pruning']), 'one-shot')
+
+
+@pytest.mark.parametrize('flow', ['none', 'spynet'])
+def test_pruning_aware_training_and_pruning(clips: Path, flow: str) -> None:
+    net = make('start.safetensors', seed=3, gates='weight_norm', flow=flow)
+    pruning = {'ratio': 0.4, 'score': 'l2', 'scope': 'local'}
+    opt = stage(clips, 6, model_type='SparsityLearningModel', train={**RATES, 'gate_lr_mul': 60}, sparsity=AWARE,
+                pruning=pruning, path={'pretrain_network_g': 'start.safetensors'})
+    assert run(opt) == 0
+    trained = reference.train_aware(net, batches(opt), opt['train'], AWARE, pruning)
+    check(net, trained, opt)
+    told = read_metadata(output())['selection']
+    assert told['kept'] == trained.kept and trained.clipped
+    chosen, others = [], []
+    for group in net.groups:
+        for gate in reference.gates_of(group):
+            stays = [unit in trained.kept[group.name] for unit in range(group.size)]  # type: ignore[index]
+            others += [abs(float(g)) for g, kept in zip(trained.ema[gate], stays) if kept]
+            chosen += [abs(float(g)) for g, kept in zip(trained.ema[gate], stays) if not kept]
+    assert told['selected_norm'] == pytest.approx((sum(chosen) / len(chosen)) / (sum(others) / len(others)), rel=1e-6)
+    opt = {'name': 'pruned', 'model_type': 'PruningModel', 'num_gpu': 0, 'pruning': pruning,
+           'path': {'pretrain_network_g': str(output())}, 'logger': {'use_tb_logger': False}}
+    assert run(opt) == 0
+    check_cut(net, trained.ema, trained.kept, 'sparsity learning')
+    # so it is with a file of a version that knew fewer settings
+    told['pruning'] = {key: value for key, value in told['pruning'].items() if key not in ('structure', 'ratios')}
+    save_network(load_network(output()), 'older.safetensors', selection=told)
+    opt['path'] = {'pretrain_network_g': 'older.safetensors'}
+    assert run(opt) == 0
+    check_cut(net, trained.ema, trained.kept, 'sparsity learning')
+
+
+def test_pruning_aware_training_of_a_dense_network(clips: Path) -> None:
+    dense = make('start.safetensors')
+    opt = stage(clips, 3, model_type='SparsityLearningModel', train=RATES, sparsity={**AWARE, 'interval': 1},
+                pruning={'ratio': 0.4, 'score': 'l2', 'scope': 'local'},
+                path={'pretrain_network_g': 'start.safetensors'})
+    assert run(opt) == 0
+    net: Any = with_gates(dense, 'weight_norm')
+    check(net, reference.train_aware(net, batches(opt), opt['train'], {**AWARE, 'interval': 1}, opt['pruning']), opt)
+
+
+@pytest.mark.parametrize('structure', ['weights', 'filters'])
+def test_masks_stay_as_they_are_in_finetuning(clips: Path, structure: str) -> None:
+    net = make('start.safetensors')
+    pruning = {'ratio': 0.4, 'score': 'l1', 'structure': structure, 'scope': 'local'}
+    opt = {'name': 'pruned', 'model_type': 'PruningModel', 'num_gpu': 0, 'pruning': pruning,
+           'path': {'pretrain_network_g': 'start.safetensors'}, 'logger': {'use_tb_logger': False}}
+    assert run(opt) == 0
+    said = json.loads(Path('experiments/pruned/report.json').read_text())
+    masked: Any = load_network(output('pruned'))
+    masks = {name.removesuffix('_mask'): mask for name, mask in masked.named_buffers() if name.endswith('_mask')}
+    assert said['layers'] == {name.removesuffix('.weight'): {'kept': int(mask.sum()), 'size': mask.numel()}
+                              for name, mask in masks.items()}
+    # the plain network whose masked weights get no gradient is the same training
+    opt = stage(clips, 4, train={'accumulate': 2}, path={'pretrain_network_g': str(output('pruned'))})
+    assert run(opt) == 0
+    for name, parameter in net.named_parameters():
+        if name in masks:
+            parameter.data *= masks[name]
+            parameter.register_hook(lambda gradient, mask=masks[name]: gradient * mask)
+    trained = reference.reconstruct(net, batches(opt), opt['train'])
+    for seen, expected in ((load_file(output()), trained.ema), (torch.load(
+            'experiments/run/training_states/4.state', weights_only=True)['net'], trained.raw)):
+        assert all(torch.equal(seen.pop(f'{name}_mask'), mask) for name, mask in masks.items())
+        assert_close(seen, expected)
+    assert all(bool((load_file(output())[name][~mask] == 0).all()) for name, mask in masks.items())
+    # temporal finetuning leaves the mask too
+    opt['model_type'], opt['name'] = 'TemporalFinetuneModel', 'temporal'
+    opt['train']['temporal_opt'] = {'type': 'TemporalStateLoss'}
+    opt['path']['pretrain_network_teacher'] = 'start.safetensors'
+    assert run(opt) == 0
+    tuned: Any = load_network(output('temporal'))
+    assert all(torch.equal(tuned.get_buffer(f'{name}_mask'), mask) for name, mask in masks.items())
 
 
 class Pull(Method):
@@ -278,7 +354,7 @@ class StopAt(logging.Handler):
 
 
 @pytest.mark.parametrize('iteration', [1, 3, 5])
-@pytest.mark.parametrize('kind', ['ReconstructionModel', 'SparsityLearningModel', 'TemporalFinetuneModel',
+@pytest.mark.parametrize('kind', ['ReconstructionModel', 'SparsityLearningModel', 'Aware', 'TemporalFinetuneModel',
                                   'DistillationModel'])
 def test_an_interruption_changes_nothing(clips: Path, kind: str, iteration: int) -> None:
     make('start.safetensors', gated=True)
@@ -286,6 +362,9 @@ def test_an_interruption_changes_nothing(clips: Path, kind: str, iteration: int)
     opt = stage(clips, 6, model_type=kind, train=dict(RATES), path={'pretrain_network_g': 'start.safetensors'})
     if kind == 'SparsityLearningModel':
         opt.update(sparsity=SPARSITY, pruning={'ratio': 0.4, 'score': 'gate'})
+    if kind == 'Aware':
+        opt.update(model_type='SparsityLearningModel', sparsity={**AWARE, 'interval': 4}, pruning={
+            'ratio': 0.4, 'score': 'l2', 'scope': 'local'})
     if kind == 'TemporalFinetuneModel':
         opt['train']['temporal_opt'] = {'type': 'TemporalStateLoss'}
     if kind == 'DistillationModel':

@@ -269,10 +269,11 @@ def test_any_other_name_is_provenance(tmp_path: Path) -> None:
     assert load_network(tmp_path / 'net.safetensors').provenance == said
 
 
-@pytest.mark.parametrize('key', ['spec', 'versions', 'checksum'])
+@pytest.mark.parametrize('key', ['spec', 'versions', 'checksum', 'sparse'])
 def test_provenance_cannot_pose_as_what_the_store_says(key: str, tmp_path: Path) -> None:
+    said: dict[str, Any] = {key: {}}
     with pytest.raises(ValueError, match=f'provenance must not name {key}'):
-        save_network(net_of('dense'), tmp_path / 'net.safetensors', **{key: {}})
+        save_network(net_of('dense'), tmp_path / 'net.safetensors', **said)
     assert not list(tmp_path.iterdir())
 
 

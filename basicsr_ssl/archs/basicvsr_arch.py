@@ -62,13 +62,13 @@ def group_table(spec: Spec) -> list[Group]:
             block = f'{trunk}.main.2.{j}'
             one, two = f'{block}.conv1', f'{block}.conv2'
             groups += [
-                Group(f'{block}.in', widths[f'{block}.in'], (Slice(f'{one}.weight', 1, gate=f'{one}.gate_in'),), True),
+                Group(f'{block}.in', widths[f'{block}.in'], (Slice(f'{one}.weight', 1, gate=f'{one}.gate_in'),), trunk),
                 Group(f'{block}.mid', widths[f'{block}.mid'],
                       (Slice(f'{one}.weight', 0, gate=f'{one}.gate'), Slice(f'{one}.bias', 0, gate=f'{one}.gate'),
                        Slice(f'{two}.weight', 1))),
                 Group(f'{block}.out', widths[f'{block}.out'],
                       (Slice(f'{two}.weight', 0, gate=f'{two}.gate'), Slice(f'{two}.bias', 0, gate=f'{two}.gate')),
-                      True),
+                      trunk),
             ]
     if args['bidirectional']:
         groups.append(filters('fusion', 'upconv1'))
@@ -77,6 +77,17 @@ def group_table(spec: Spec) -> list[Group]:
     else:
         groups.append(filters('upconv1', 'conv_hr', 4))
     return [*groups, filters('conv_hr', 'conv_last')]
+
+
+def stream_table(args: Mapping[str, Any]) -> dict[str, tuple[Slice, ...]]:
+    """Each trunk's residual stream, which is its hidden state too."""
+    streams = {}
+    for trunk in trunk_names(args):
+        first = f'{trunk}.main.0'
+        behind = Slice('fusion.weight', 1, offset=0 if trunk == 'backward_trunk' else args['num_feat'])
+        streams[trunk] = (Slice(f'{first}.weight', 0), Slice(f'{first}.bias', 0), Slice(f'{first}.weight', 1, offset=3),
+                          behind if args['bidirectional'] else Slice('upconv1.weight', 1))
+    return streams
 
 
 def layer_table(args: Mapping[str, Any], widths: Mapping[str, int]) -> list[Conv]:
@@ -143,6 +154,7 @@ class PrunableBasicVSR(PrunableNetwork):
     full_widths = staticmethod(full_widths)
     group_table = staticmethod(group_table)
     layer_table = staticmethod(layer_table)
+    stream_table = staticmethod(stream_table)
     task = 'clip'
     #: arguments that the hidden states depend on: those of two networks can be compared if these are equal
     state_args = ('num_feat', 'bidirectional')
@@ -177,7 +189,7 @@ class PrunableBasicVSR(PrunableNetwork):
         if scale == 4:
             self.upconv2 = conv(w['upconv1'], 4 * w['upconv2'], gates=gates, repeat=4)
         self.conv_hr = conv(w['upconv2' if scale == 4 else 'upconv1'], w['conv_hr'], gates=gates)
-        self.conv_last = conv(w['conv_hr'], 3)
+        self.conv_last = conv(w['conv_hr'], 3, gates=gates, units=False)
         self.pixel_shuffle = nn.PixelShuffle(2)
         self.act = _activation(act)
         self.num_feat, self.scale, self.bidirectional = num_feat, scale, bidirectional
@@ -374,7 +386,7 @@ class Trunk(nn.Module):
             block = f'{name}.main.2.{j}'
             blocks.append(ResidualBlock(num_feat, widths[f'{block}.mid'], index.get(f'{block}.in'),
                                         index.get(f'{block}.out'), gates))
-        self.main = nn.Sequential(conv(3 + num_feat, num_feat), act, nn.Sequential(*blocks))
+        self.main = nn.Sequential(conv(3 + num_feat, num_feat, gates=gates, units=False), act, nn.Sequential(*blocks))
 
     def forward(self, x: Tensor) -> Tensor:
         """(b, 3 + num_feat, h, w) to (b, num_feat, h, w)."""

@@ -78,11 +78,11 @@ def group_table(spec: Spec) -> list[Group]:
         stream += [Slice(f'{reader}.weight', 1), *filters(writer)]
         if args['residual'] == 'rsc':
             groups.append(Group(f'{name}.in', widths[f'{name}.in'],
-                                (Slice(f'{reader}.weight', 1, gate=f'{reader}.gate_in'),), True))
+                                (Slice(f'{reader}.weight', 1, gate=f'{reader}.gate_in'),), 'features'))
         if reader != writer:
             groups.append(Group(f'{name}.mid', widths[f'{name}.mid'], (*filters(reader), Slice(f'{writer}.weight', 1))))
         if args['residual'] == 'rsc':
-            groups.append(Group(f'{name}.out', widths[f'{name}.out'], filters(writer), True))
+            groups.append(Group(f'{name}.out', widths[f'{name}.out'], filters(writer), 'features'))
     if args['residual'] == 'aligned':
         groups.insert(0, Group('stream', widths['stream'], (*stream, Slice('upsample.0.weight', 1))))
     if args['upsampler'] == 'pixelshuffle':
@@ -90,6 +90,12 @@ def group_table(spec: Spec) -> list[Group]:
         groups += [Group(name, widths[name], (*filters(name, r**2), Slice(f'{follower}.weight', 1)))
                    for (name, r), follower in zip(shuffles(args).items(), names[1:])]
     return groups
+
+
+def stream_table(args: Mapping[str, Any]) -> dict[str, tuple[Slice, ...]]:
+    """The residual stream, if blocks read and write channels of their own choice."""
+    return {'features': (Slice('conv_first.weight', 0), Slice('conv_first.bias', 0), Slice('upsample.0.weight', 1))
+            } if args['residual'] == 'rsc' else {}
 
 
 def layer_table(args: Mapping[str, Any], widths: Mapping[str, int]) -> list[Conv]:
@@ -174,6 +180,7 @@ class PrunableEDSR(PrunableNetwork):
     full_widths = staticmethod(full_widths)
     group_table = staticmethod(group_table)
     layer_table = staticmethod(layer_table)
+    stream_table = staticmethod(stream_table)
     body_table, resized, unit_table = staticmethod(body_table), staticmethod(resized), staticmethod(unit_table)
     task = 'image'
     pruning_args = ('residual',)
@@ -201,19 +208,20 @@ class PrunableEDSR(PrunableNetwork):
 
         w, kept = {**full_widths(args), **self.spec.widths}, self.spec.index
         stream, rsc = w.get('stream', num_feat), residual == 'rsc'
-        writes = gates if residual != 'full' else ''  # gates of what writes to the stream
+        writes = residual != 'full'  # whether what writes to the stream can be pruned
 
         def block(name: str) -> ResidualBlock:
             return ResidualBlock(stream, w[f'{name}.mid'], kept.get(f'{name}.in'), kept.get(f'{name}.out'), gates,
-                                 gate_in=rsc, gate_out=bool(writes), scale=res_scale)
+                                 gate_in=rsc, gate_out=writes, scale=res_scale)
 
         def end(name: str) -> tuple[nn.Conv2d, Channels, Channels]:
             """The convolution at the end of a long skip, and what it reads and writes."""
-            layer = conv(w.get(f'{name}.in', stream), w.get(f'{name}.out', stream), gates=writes, gate_in=rsc)
+            layer = conv(w.get(f'{name}.in', stream), w.get(f'{name}.out', stream), gates=gates, gate_in=rsc,
+                         units=writes)
             return layer, Channels(kept.get(f'{name}.in')), Channels(kept.get(f'{name}.out'))
 
         self.register_buffer('mean', torch.tensor(args['rgb_mean']).view(1, 3, 1, 1), persistent=False)
-        self.conv_first = conv(3, stream, gates='' if rsc else writes)
+        self.conv_first = conv(3, stream, gates=gates, units=residual == 'aligned')
         if num_group:
             self.body = nn.Sequential(*(ResidualGroup(
                 [block(f'body.{group}.residual_group.{j}') for j in range(num_block)], *end(f'body.{group}.conv'))
@@ -222,7 +230,7 @@ class PrunableEDSR(PrunableNetwork):
             self.body = nn.Sequential(*(block(f'body.{j}') for j in range(num_block)))
         self.conv_after_body, self.inputs, self.outputs = end('conv_after_body')
         if upsampler == 'pixelshuffledirect':
-            self.upsample = nn.Sequential(conv(stream, 3 * scale**2), nn.PixelShuffle(scale))
+            self.upsample = nn.Sequential(conv(stream, 3 * scale**2, gates=gates, units=False), nn.PixelShuffle(scale))
             self.conv_last = nn.Identity()
         else:
             steps: list[nn.Module] = []
@@ -231,7 +239,7 @@ class PrunableEDSR(PrunableNetwork):
                 steps += [conv(cin, r**2 * w[name], gates=gates, repeat=r**2), nn.PixelShuffle(r)]
                 cin = w[name]
             self.upsample = nn.Sequential(*steps)
-            self.conv_last = conv(cin, 3)
+            self.conv_last = conv(cin, 3, gates=gates, units=False)
         self.scale, self.img_range = scale, float(img_range)
 
     def forward(self, x: Tensor) -> Tensor:

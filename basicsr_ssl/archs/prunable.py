@@ -10,7 +10,7 @@ from torch import nn
 
 from basicsr_ssl.pruning.cost import Layer
 from basicsr_ssl.pruning.gates import GATES
-from basicsr_ssl.pruning.groups import Group, check_form
+from basicsr_ssl.pruning.groups import Group, Slice, check_form
 from basicsr_ssl.pruning.spec import Spec
 
 
@@ -66,6 +66,14 @@ class PrunableNetwork(nn.Module, ABC):
     @abstractmethod
     def layer_table(args: Mapping[str, Any], widths: Mapping[str, int]) -> Sequence[Layer]:
         """All layers of the network with these widths (groups not named are full)."""
+
+    @staticmethod
+    def stream_table(args: Mapping[str, Any]) -> dict[str, tuple[Slice, ...]]:
+        """The streams that groups name, and where their channels stand in parameters that belong to no such group.
+
+        The first slice of each holds nothing but the stream.
+        """
+        return {}
 
     @property
     def groups(self) -> list[Group]:

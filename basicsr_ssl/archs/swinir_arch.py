@@ -260,13 +260,13 @@ class PrunableSwinIR(PrunableNetwork):
 
         def end(name: str) -> nn.Module:
             if resi_connection == '1conv':
-                return conv(c, c)
+                return conv(c, c, gates=gates, units=False)
             first, second = w[f'{name}.0'], w[f'{name}.2']
             return nn.Sequential(conv(c, first, gates=gates), nn.LeakyReLU(0.2), conv(first, second, 1, gates=gates),
-                                 nn.LeakyReLU(0.2), conv(second, c))
+                                 nn.LeakyReLU(0.2), conv(second, c, gates=gates, units=False))
 
         self.register_buffer('mean', torch.tensor(RGB_MEAN).view(1, 3, 1, 1), persistent=False)
-        self.conv_first = conv(3, c)
+        self.conv_first = conv(3, c, gates=gates, units=False)
         self.patch_embed = nn.ModuleDict({'norm': nn.LayerNorm(c)})
         self.layers = nn.ModuleList(
             ResidualGroup([Block(c, w[f'{name}.heads'], embed_dim // heads, w[f'{name}.hidden'], window_size,
@@ -276,7 +276,7 @@ class PrunableSwinIR(PrunableNetwork):
         self.conv_after_body = end('conv_after_body')
         if upsampler == 'pixelshuffledirect':
             self.conv_before_upsample = self.conv_last = nn.Identity()
-            self.upsample = nn.Sequential(conv(c, 3 * scale**2), nn.PixelShuffle(scale))
+            self.upsample = nn.Sequential(conv(c, 3 * scale**2, gates=gates, units=False), nn.PixelShuffle(scale))
         else:
             cin, steps = w['conv_before_upsample'], list[nn.Module]()
             self.conv_before_upsample = nn.Sequential(conv(c, cin, gates=gates), nn.LeakyReLU())
@@ -284,7 +284,7 @@ class PrunableSwinIR(PrunableNetwork):
                 steps += [conv(cin, r**2 * w[name], gates=gates, repeat=r**2), nn.PixelShuffle(r)]
                 cin = w[name]
             self.upsample = nn.Sequential(*steps)
-            self.conv_last = conv(cin, 3)
+            self.conv_last = conv(cin, 3, gates=gates, units=False)
         self.scale, self.img_range, self.window_size = scale, float(img_range), window_size
         self._init_weights_()
 
@@ -353,7 +353,7 @@ class Block(nn.Module):
         self.mlp = nn.Sequential()  # its parts have names, and run in their order
         self.mlp.add_module('fc1', linear(channels, hidden, gates=gates, outputs=hidden))
         self.mlp.add_module('act', nn.GELU())
-        self.mlp.add_module('fc2', linear(hidden, channels))
+        self.mlp.add_module('fc2', linear(hidden, channels, gates=gates))
         self.window, self.shift = window, shift
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
@@ -385,7 +385,7 @@ class WindowAttention(nn.Module):
         self.heads, self.features = heads, features
         self.relative_position_bias_table = nn.Parameter(torch.empty((2 * window - 1)**2, heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
-        self.qkv = linear(channels, 3 * heads * features)
+        self.qkv = linear(channels, 3 * heads * features, gates=gates)
         self.proj = linear(heads * features, channels, gates=gates, inputs=heads)
         # a function of the window's size: not in the state dict
         self.register_buffer('relative_position_index', relative_positions(window), persistent=False)

@@ -14,7 +14,7 @@ from basicsr_ssl.checkpoints.store import import_network, save_network
 from basicsr_ssl.files import write_atomically
 from basicsr_ssl.terminal import plain
 
-SUFFIXES = {'safetensors': '.safetensors', 'basicsr': '.pth'}
+SUFFIXES = {'safetensors': '.safetensors', 'sparse': '.safetensors', 'basicsr': '.pth'}
 
 
 def convert(source: str, output: str, to: str = 'safetensors', param_key: str | None = None,
@@ -24,7 +24,8 @@ def convert(source: str, output: str, to: str = 'safetensors', param_key: str | 
     Args:
         source: a file that ``import_network`` reads.
         output: the file to write. If it is there already it must hold the same network; it is then left alone.
-        to: ``'safetensors'``, or ``'basicsr'`` for a ``.pth`` that BasicSR's own class loads strictly.
+        to: ``'safetensors'``; ``'sparse'``, the same with only the weights that a mask leaves; or ``'basicsr'`` for a
+            ``.pth`` that BasicSR's own class loads strictly.
         param_key: ``params`` or ``params_ema`` of a file that has both; None prefers the latter.
         assume: arguments of the network that the file cannot tell, see ``load_network``.
 
@@ -47,16 +48,20 @@ def convert(source: str, output: str, to: str = 'safetensors', param_key: str | 
         if net.spec.args.get(key) != value:
             raise ValueError(f'{source} tells by itself what {key} is, {net.spec.args.get(key)!r}; leave it out'
                              if key in net.spec.args else f'{type(net).__name__} has no argument {key}')
+    if to == 'sparse' and net.spec.gates != 'mask':
+        raise ValueError(f'{source} has no mask, and all its weights count: prune it with structure: weights, or '
+                         'choose --to safetensors')
     state = _to_basicsr(source, net) if to == 'basicsr' else {}
     found = _found(source, net)
     if os.path.exists(output):
         if not _same(net, output):
             raise ValueError(f'{output} exists, and is not this network; remove it or choose another name')
         return f'{found}\n{output} holds it already; nothing was written.'
-    if to == 'safetensors':
-        save_network(net, output, **{'stage': 'convert', **net.provenance})
-    else:
+    if to == 'basicsr':
         write_atomically(output, lambda temporary: _save_torch({'params': state}, temporary))
+    else:
+        save_network(net, output, encoding='sparse' if to == 'sparse' else 'dense',
+                     **{'stage': 'convert', **net.provenance})
     return f'{found}\nWrote {output}.'
 
 

@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Literal
 
 import basicsr
 import torch
@@ -26,13 +26,14 @@ from basicsr_ssl.checkpoints import safetensors_files
 from basicsr_ssl.checkpoints.formats import SAFETENSORS, file_format, opened_file
 from basicsr_ssl.checkpoints.importers import Imported, read_state, read_tensors, read_torch
 from basicsr_ssl.checkpoints.safetensors_files import LARGEST_HEADER
+from basicsr_ssl.checkpoints.sparse import from_sparse, to_sparse
 from basicsr_ssl.files import write_atomically
 from basicsr_ssl.pruning.spec import Spec
 from basicsr_ssl.terminal import listed, shortened
 from basicsr_ssl.version import __version__
 
 METADATA_KEY = 'basicsr_ssl'
-OWN_KEYS = ('spec', 'versions', 'checksum')  # of the metadata; the rest is provenance
+OWN_KEYS = ('spec', 'versions', 'checksum', 'sparse')  # of the metadata; the rest is provenance
 BICUBIC = 'bicubic'
 # bounds far above any network's
 MOST_COUNTED = 10_000  # sum of the integers among the arguments
@@ -40,7 +41,8 @@ MOST_LEVELS = 100  # of nested provenance
 _COMPUTING = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 
 
-def save_network(net: nn.Module, path: str | os.PathLike, /, **provenance: Any) -> None:
+def save_network(net: nn.Module, path: str | os.PathLike, /, *, encoding: Literal['dense', 'sparse'] = 'dense',
+                 **provenance: Any) -> None:
     """Save a network so that ``load_network`` rebuilds it from the file alone.
 
     The file is safetensors; spec, provenance and the versions of the software stand in its metadata as one JSON string,
@@ -50,14 +52,16 @@ def save_network(net: nn.Module, path: str | os.PathLike, /, **provenance: Any) 
         net: a network of this package, in any form; also within ``torch.compile``, ``DataParallel`` or
             ``DistributedDataParallel``.
         path: where to; folders are made as needed. See ``write_atomically`` for modes, owners and links.
+        encoding: of masked weights: ``'dense'``, all of them and a mask of a byte each, or ``'sparse'``, a bit each and
+            those that are left (``sparse``); a network without a mask is written alike. ``load_network`` reads both.
         **provenance: what else the file should say: stage, method, parent's sha256, options, figures (JSON values).
 
     Raises:
         OSError: the file could not be written.
         TypeError: the network carries no spec, or a provenance value is no JSON.
-        ValueError: provenance names ``spec``, ``versions`` or ``checksum``, has two keys that are one in JSON, or is
-            nested too deep; or the network is not what its spec says, so that the file could not be loaded: layers were
-            replaced, or carry masks or parametrizations.
+        ValueError: provenance names ``spec``, ``versions``, ``checksum`` or ``sparse``, has two keys that are one in
+            JSON, or is nested too deep; or the network is not what its spec says, so that the file could not be loaded:
+            layers were replaced, or carry masks or parametrizations of others.
     """
     net = _unwrapped(net)
     spec = _spec_of(net)
@@ -67,7 +71,11 @@ def save_network(net: nn.Module, path: str | os.PathLike, /, **provenance: Any) 
     tensors = {_bare(name): tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
                for name, tensor in net.state_dict().items()}
     _check_what_is_saved(net, spec, tensors)
-    metadata = {'spec': json.loads(spec.to_json()), **_as_json(provenance), 'versions': software_versions()}
+    shapes = {}
+    if encoding == 'sparse':
+        tensors, shapes = to_sparse(tensors)
+    metadata = {'spec': json.loads(spec.to_json()), **({'sparse': shapes} if shapes else {}), **_as_json(provenance),
+                'versions': software_versions()}
     # one entry only: safetensors writes several in an order that differs from run to run
     text = json.dumps({**metadata, 'checksum': _checksum(metadata, tensors)})
     if len(text) > LARGEST_HEADER // 2:
@@ -226,6 +234,11 @@ def read_network(source: str | os.PathLike | BinaryIO | Mapping[str, Any], param
         checksum != _checksum(metadata, state))  # older files have none
     if damaged:
         raise ValueError(f'{name} is corrupted: its checksum differs. Copy or download it again')
+    if 'sparse' in metadata:
+        try:
+            state = from_sparse(state, metadata['sparse'])
+        except ValueError as error:
+            raise ValueError(f'{name} is corrupted: {shortened(error)}. Copy or download it again') from error
     return Imported(spec, state, {key: value for key, value in metadata.items() if key not in OWN_KEYS},
                     checksum=checksum is not None)
 

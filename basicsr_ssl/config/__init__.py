@@ -202,7 +202,7 @@ _INDIFFERENT = ('name', 'num_gpu', 'find_unused_parameters', 'path', 'datasets',
 _LOADING = ('name', 'io_backend', 'num_worker_per_gpu', 'dataset_enlarge_ratio', 'prefetch_mode',
             'num_prefetch_queue', 'pin_memory', 'persistent_workers')
 # Keys of later versions count only where they are set, so that what was finished before stays finished.
-_LATER = {('sparsity', 'type'): 'SSL'}
+_LATER = {('sparsity', 'type'): 'SSL', ('pruning', 'structure'): 'units', ('pruning', 'ratios'): None}
 
 
 def digest(options: Mapping[str, Any]) -> str:
@@ -216,6 +216,6 @@ def digest(options: Mapping[str, Any]) -> str:
         data = get(options, 'datasets', 'train') or {}
         decisive['data'] = {key: value for key, value in data.items() if key not in _LOADING}
     for (section, key), default in _LATER.items():
-        if get(decisive, section, key) == default:
+        if has(decisive, (section, key)) and get(decisive, section, key) == default:
             del decisive[section][key]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

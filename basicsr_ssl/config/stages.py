@@ -231,6 +231,9 @@ def _fits(tree: Tree, stage: Any, earlier: Mapping[str, Any]) -> list[Problem]:
         problems.append(Problem(('pruning', 'score'), f'gate needs trained gates, and {start or "a new network"} has '
                                                       'none: choose l1 or l2, or do sparsity learning first'))
     if 'sparsity' in stage.sections:
+        if (structure := get(tree, 'pruning', 'structure')) not in (None, 'units'):
+            problems.append(Problem(('pruning', 'structure'), f'sparsity learning drives units to zero, not '
+                                                              f'{structure}: leave structure out'))
         select, total = get(tree, 'sparsity', 'select_iter') or 0, get(tree, 'train', 'total_iter')
         if by_gate and no_gates and select == 0:
             problems.append(Problem(('pruning', 'score'), 'gate cannot rank units before any training, when all gates '

@@ -1,4 +1,5 @@
+from basicsr_ssl.methods.aware import Aware
 from basicsr_ssl.methods.method import METHOD_REGISTRY, Method
 from basicsr_ssl.methods.ssl import SSL
 
-__all__ = ['METHOD_REGISTRY', 'SSL', 'Method']
+__all__ = ['METHOD_REGISTRY', 'SSL', 'Aware', 'Method']

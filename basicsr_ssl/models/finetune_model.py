@@ -20,13 +20,14 @@ class TemporalFinetuneModel(ReconstructionModel):
     """SSL, section 3.4: reconstruction loss plus temporal finetuning loss.
 
     The teacher (``path: pretrain_network_teacher``, the dense network) runs in eval mode, without gradients and outside
-    DDP; only its hidden states are computed. Gates, if the network still has any, are folded first.
+    DDP; only its hidden states are computed. Gates of units, if the network still has any, are folded first; a mask
+    stays.
     """
 
     losses = ('pixel_opt', 'temporal_opt')
 
     def prepare(self, net: Any) -> nn.Module:
-        return without_gates(net)
+        return net if net.spec.gates == 'mask' else without_gates(net)
 
     def init_training(self, train: Mapping[str, Any]) -> None:
         super().init_training(train)

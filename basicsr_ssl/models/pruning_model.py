@@ -1,4 +1,4 @@
-"""Pruning: cut the network, once, without training."""
+"""Pruning: cut the network, or mask its weights, once, without training."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import nn
 
-from basicsr_ssl.api import choose_units, cut_network, network_cost
+from basicsr_ssl.api import choose_units, cut_network, mask_network, network_cost
 from basicsr_ssl.files import write_text
 from basicsr_ssl.models.stage import Stage
+from basicsr_ssl.pruning.masks import weights_left
 from basicsr_ssl.pruning.options import PruningOptions
 from basicsr_ssl.pruning.scores import score_units
 
@@ -23,35 +24,36 @@ class PruningModel(Stage):
     """Removes units for good, and writes ``report.json``.
 
     After sparsity learning with the same section ``pruning`` these are the units whose gates were driven to zero;
-    otherwise they are chosen now, as the section says: one-shot pruning.
+    otherwise they are chosen now, as the section says: one-shot pruning. With ``structure: filters`` or ``weights`` the
+    network keeps its shape and gets a mask instead, which finetuning respects.
     """
 
     sections = ('pruning',)
 
     def prepare(self, net: Any) -> nn.Module:
-        options, path = self.opt['pruning'], self.opt['path'].get('pretrain_network_g') or ''
+        options, path = PruningOptions.of(**self.opt['pruning']), self.opt['path'].get('pretrain_network_g') or ''
         selection = getattr(net, 'provenance', {}).get('selection')
-        learnt = bool(selection) and selection.get('pruning') == options
+        learnt = bool(selection) and _same_choice(selection.get('pruning'), options)
         if selection and not learnt:
             get_root_logger().warning(f'{path} was trained to lose other units than the section pruning asks for; '
-                                      'the units are chosen anew')
-        kept = selection['kept'] if selection and learnt else choose_units(net, PruningOptions.of(**options))
-        compact = cut_network(net, kept)
-        before, after = (network_cost(network, options['lr_size']) for network in (net, compact))
+                                      f'the {options.structure} are chosen anew')
+        when = 'sparsity learning' if learnt else 'one-shot'
+        pruned, left = _cut(net, selection['kept'] if selection and learnt else choose_units(net, options)) \
+            if options.structure == 'units' else _masked(net, options)
+        before, after = (network_cost(network, (options.lr_size[0], options.lr_size[1])) for network in (net, pruned))
         figures = {name: {'before': before[name], 'after': after[name], 'removed': 1 - after[name] / before[name]}
                    for name in before}
-        self.report = {'pruning': options, 'selection': 'sparsity learning' if learnt else 'one-shot', **figures,
-                       'largest_gate_removed': _largest_gate_removed(net, kept),
-                       'groups': {group.name: {'kept': len(kept[group.name]), 'size': group.size}
-                                  for group in net.groups}}
-        self.method = describe_choice(self.report['selection'], options)
+        self.report = {'pruning': self.opt['pruning'], 'selection': when, **figures, **left}
+        self.method = describe_choice(when, self.opt['pruning'])
+        kept, size = (sum(layer[key] for layer in self.report.get('layers', {}).values()) for key in ('kept', 'size'))
         get_root_logger().info(
-            f'Pruned ({self.report["selection"]}): {figures["params"]["removed"]:.1%} of the parameters and '
-            f'{figures["macs"]["removed"]:.1%} of the MACs, without the flow network')
-        return compact
+            f'Pruned ({when}): ' + (f'{size - kept:,} of the {size:,} weights of convolutions are 0' if size else
+                                    f'{figures["params"]["removed"]:.1%} of the parameters and '
+                                    f'{figures["macs"]["removed"]:.1%} of the MACs') + ', without the flow network')
+        return pruned
 
     def provenance(self) -> dict[str, Any]:
-        return {'pruned': {key: value for key, value in self.report.items() if key != 'groups'}}
+        return {'pruned': {key: value for key, value in self.report.items() if key not in ('groups', 'layers')}}
 
     def save_network(self, label: str, iteration: int) -> None:
         if self.run.processes.is_first:
@@ -59,8 +61,30 @@ class PruningModel(Stage):
         super().save_network(label, iteration)
 
     def write_summaries(self, tb_logger: Any, current_iter: int) -> None:
-        for name, group in self.report['groups'].items():
-            tb_logger.add_scalar(f'kept/{name}', group['kept'], current_iter)
+        for name, part in {**self.report.get('groups', {}), **self.report.get('layers', {})}.items():
+            tb_logger.add_scalar(f'kept/{name}', part['kept'], current_iter)
+
+
+def _same_choice(pruning: Any, options: PruningOptions) -> bool:
+    """Whether a file's section ``pruning``, of an older version maybe, says the same."""
+    try:
+        return PruningOptions.of(**pruning) == options
+    except (TypeError, ValueError):
+        return False
+
+
+def _cut(net: Any, kept: dict[str, list[int]]) -> tuple[nn.Module, dict[str, Any]]:
+    """The compact network, and what the report says of it."""
+    return cut_network(net, kept), {
+        'largest_gate_removed': _largest_gate_removed(net, kept),
+        'groups': {group.name: {'kept': len(kept[group.name]), 'size': group.size} for group in net.groups}}
+
+
+def _masked(net: Any, options: PruningOptions) -> tuple[nn.Module, dict[str, Any]]:
+    """The masked network, and what the report says of it."""
+    masked = mask_network(net, options)
+    return masked, {'layers': {layer: {'kept': kept, 'size': size}
+                               for layer, (kept, size) in weights_left(masked.state_dict()).items()}}
 
 
 def _largest_gate_removed(net: Any, kept: dict[str, list[int]]) -> float | None:
@@ -74,4 +98,6 @@ def _largest_gate_removed(net: Any, kept: dict[str, list[int]]) -> float | None:
 
 def describe_choice(when: str, pruning: Mapping[str, Any]) -> str:
     """How units were chosen, in words for the file: when, and by which section ``pruning``."""
-    return f'{when}: {pruning["score"]}, {pruning["scope"]}, {pruning["ratio"]:.2%} of {pruning["budget"]}'
+    share = f'{len(pruning["ratios"])} ratios' if pruning['ratios'] else f'{pruning["ratio"]:.2%}'
+    what = pruning['budget'] if pruning['structure'] == 'units' else pruning['structure']
+    return f'{when}: {pruning["score"]}, {pruning["scope"]}, {share} of {what}'

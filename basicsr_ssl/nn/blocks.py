@@ -80,7 +80,7 @@ class ResidualBlock(Residual):
         inputs: channels that ``conv1`` reads, ascending; None for all.
         outputs: channels that ``conv2`` adds to, ascending; None for all.
         gates: kind of the gates on the output of ``conv1`` and, as the next two say, on its input and the output of
-            ``conv2``; empty: none.
+            ``conv2``; empty: none. Masks are on both, whatever these say.
         gate_in, gate_out: which of these there are.
         scale: factor of what is added.
     """
@@ -90,7 +90,7 @@ class ResidualBlock(Residual):
                  scale: float = 1) -> None:
         super().__init__()
         self.conv1 = conv(channels if inputs is None else len(inputs), width, gates=gates, gate_in=gate_in)
-        self.conv2 = conv(width, channels if outputs is None else len(outputs), gates=gates if gate_out else '')
+        self.conv2 = conv(width, channels if outputs is None else len(outputs), gates=gates, units=gate_out)
         self.relu = nn.ReLU(inplace=True)
         self.inputs, self.outputs, self.scale = Channels(inputs), Channels(outputs), scale
 

@@ -105,13 +105,25 @@ class GatedLinear(_Gated, nn.Linear):
         return F.linear(input, weight, bias)
 
 
-def conv(cin: int, cout: int, kernel: int = 3, *, gates: str = '', repeat: int = 1, gate_in: bool = False) -> nn.Conv2d:
-    """A size-preserving convolution, with gates or a mask or plain."""
-    if not gates:
+def conv(cin: int, cout: int, kernel: int = 3, *, gates: str = '', repeat: int = 1, gate_in: bool = False,
+         units: bool = True) -> nn.Conv2d:
+    """A size-preserving convolution, with gates or a mask or plain.
+
+    Args:
+        cin, cout, kernel, gates, repeat, gate_in: see ``GatedConv2d``; ``gates`` may be empty.
+        units: whether its filters are units of a group; only masks are for all convolutions alike.
+    """
+    if not gates or (gates != 'mask' and not units):
         return nn.Conv2d(cin, cout, kernel, 1, kernel // 2)
     return GatedConv2d(cin, cout, kernel, gates, repeat, gate_in)
 
 
 def linear(cin: int, cout: int, *, gates: str = '', outputs: int = 0, inputs: int = 0) -> nn.Linear:
-    """A linear layer, with gates of ``outputs`` or ``inputs`` units or a mask, or plain."""
-    return GatedLinear(cin, cout, gates, outputs, inputs) if gates else nn.Linear(cin, cout)
+    """A linear layer, with gates or a mask or plain; as ``conv``.
+
+    Args:
+        cin, cout, gates, outputs, inputs: see ``GatedLinear``; ``gates`` may be empty.
+    """
+    if not gates or (gates != 'mask' and not outputs + inputs):
+        return nn.Linear(cin, cout)
+    return GatedLinear(cin, cout, gates, outputs, inputs)

@@ -10,8 +10,9 @@ kind            per                          the gated form computes with       
 ``mask``        weight, ``<weight>_mask``    ``mask * w``                       1; it is 0 or 1, and not trained
 =============== ============================ ================================== ==================================
 
-Weight normalisation is ASSL's (Zhang et al., NeurIPS 2021); that the bias is scaled too is ours, so that a unit whose
-gate is 0 is one that is not there, as for ``scale``.
+Gates are on the layers whose units can be removed, masks on all but those of the flow network. Weight
+normalisation is ASSL's (Zhang et al., NeurIPS 2021); that the bias is scaled too is ours, so that a unit whose gate is
+0 is one that is not there, as for ``scale``.
 """
 
 from __future__ import annotations
@@ -51,11 +52,10 @@ def mask_name(param: str) -> str:
 
 
 def init_gates(state: Mapping[str, Tensor], groups: Iterable[Group], gates: str) -> dict[str, Tensor]:
-    """What the gated form has beside the weights of ``state``, a network without gates, such that it is the same."""
-    groups = list(groups)
-    if gates == 'mask':
-        return {mask_name(s.param): torch.ones_like(state[s.param], dtype=torch.bool)
-                for group in groups for s in group.slices if s.gate and state[s.param].dim() > 1}
+    """The gates of units, ``scale`` or ``weight_norm``, with which ``state``, a network without, stays the same.
+
+    Masks start as ``masks.open_masks``.
+    """
     return {gate: unit_norms(_scaled_by(gate, state, group)) if gates == 'weight_norm' else torch.ones(group.size)
             for group in groups for gate in group.gates}
 
@@ -80,8 +80,8 @@ def fold_gates(state: Mapping[str, Tensor], groups: Iterable[Group], gates: str 
                 scale[s.indices(range(group.size)).to(param.device)] = \
                     factors[s.gate].to(param.dtype).repeat_interleave(s.repeat)
                 state[s.param] = param * scale.view([-1 if dim == s.dim else 1 for dim in range(param.dim())])
-            if mask_name(s.param) in state:
-                state[s.param] = state[s.param] * state.pop(mask_name(s.param))
+    for param in [name for name in state if mask_name(name) in state]:
+        state[param] = torch.where(state.pop(mask_name(param)), state[param], 0)
     return {name: tensor for name, tensor in state.items() if name not in factors}
 
 
@@ -104,12 +104,6 @@ def close_gates(state: Mapping[str, Tensor], groups: Iterable[Group],
             # where, not a product: 0 * inf and 0 * nan would not close
             state[gate] = torch.where(mask.bool(), state[gate], torch.zeros_like(mask))
     return state
-
-
-def layer_density(state: Mapping[str, Tensor], groups: Iterable[Group]) -> dict[str, float]:
-    """Layer name to the share of its weights that its mask leaves; layers without a mask are not named."""
-    names = dict.fromkeys(s.param for group in groups for s in group.slices if mask_name(s.param) in state)
-    return {name.rpartition('.')[0]: float(state[mask_name(name)].double().mean()) for name in names}
 
 
 def _scaled_by(gate: str, state: Mapping[str, Tensor], group: Group) -> list[Tensor]:

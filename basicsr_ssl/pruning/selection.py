@@ -61,8 +61,8 @@ def select_units(scores: Mapping[str, Tensor], ratio: float, *, scope: str = 'gl
     if cost is None:
         def price(widths: Widths, /) -> float:
             return sum(widths.values())
-        removable = sum(_half_up(ratio, size) for size in sizes.values()) if scope == 'local' else \
-            _half_up(ratio, sum(sizes.values()))
+        removable = sum(half_up(ratio, size) for size in sizes.values()) if scope == 'local' else \
+            half_up(ratio, sum(sizes.values()))
         target = sum(sizes.values()) - removable
     else:
         price, target = cost, (1 - ratio) * cost(dict(sizes)) * (1 + 1e-12)
@@ -109,7 +109,7 @@ class _LocalLine:
         self.steps = len(self.shares) - 1
 
     def __call__(self, step: int) -> list[int]:
-        return [min(most, _half_up(self.shares[step], size)) for size, most in self.limits]
+        return [min(most, half_up(self.shares[step], size)) for size, most in self.limits]
 
 
 def _ascending(values: Tensor) -> list[int]:
@@ -117,7 +117,7 @@ def _ascending(values: Tensor) -> list[int]:
     return sorted(range(len(numbers)), key=lambda unit: (numbers[unit], unit))
 
 
-def _half_up(share: float | Fraction, size: int) -> int:
+def half_up(share: float | Fraction, size: int) -> int:
     # exact for decimal ratios: 0.35 of 10 is 3.5 and rounds to 4, which 0.35 as a binary float would not
     return int(Fraction(str(share)) * size + Fraction(1, 2))
 

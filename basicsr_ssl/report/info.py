@@ -18,6 +18,7 @@ from basicsr_ssl.api import network_cost
 from basicsr_ssl.checkpoints.store import build_network, read_metadata, read_network
 from basicsr_ssl.files import file_sha256
 from basicsr_ssl.pruning.cost import LR_SIZE
+from basicsr_ssl.pruning.masks import weights_left
 from basicsr_ssl.report.tables import human
 from basicsr_ssl.terminal import shortened
 
@@ -44,10 +45,11 @@ def describe(path: str | os.PathLike, param_key: str | None = None,
         then verified; else None), ``param_keys`` (which sets of weights a file of another project has, by the names
         that ``param_key`` takes), ``format`` (``basicsr_ssl``, or whose it is), ``arch``, ``form``,
         ``args``, ``kept`` (``{group: [units kept, units of the dense network]}``), ``selected`` (the same, of a gated
-        network for which it is decided what will be kept; else None), ``params``, ``params_with_flow``, ``macs``,
-        ``macs_with_flow`` (per frame of ``lr_size``, (h, w)), ``dtype``, ``not_finite`` (names of tensors with infinity
-        or NaN), and what a file of this project says of itself: ``stage``, ``method``, ``parents``, ``figures``,
-        ``versions``, ``provenance`` (the rest). What the file does not say is None.
+        network for which it is decided what will be kept; else None), ``left`` (``{layer: [weights that a mask leaves,
+        all]}``; None without a mask), ``params``, ``params_with_flow``, ``macs``, ``macs_with_flow``
+        (per frame of ``lr_size``, (h, w)), ``dtype``, ``not_finite`` (names of tensors with infinity or NaN), and what
+        a file of this project says of itself: ``stage``, ``method``, ``parents``, ``figures``, ``versions``,
+        ``provenance`` (the rest). What the file does not say is None.
 
     Raises:
         FileNotFoundError: no such file.
@@ -68,6 +70,7 @@ def describe(path: str | os.PathLike, param_key: str | None = None,
         'kept': {group.name: [group.size, sizes[group.name]] for group in net.groups},
         'selected': {name: [len(selected[name]), size] for name, size in sizes.items()
                      if isinstance(selected.get(name), list)} or None,
+        'left': {name: list(counts) for name, counts in weights_left(found.state).items()} or None,
         **network_cost(net, LR_SIZE), 'lr_size': list(LR_SIZE),
         'dtype': ', '.join(sorted({str(tensor.dtype).removeprefix('torch.') for tensor in tensors.values()
                                    if tensor.is_floating_point()})),
@@ -112,11 +115,13 @@ def format_info(described: Mapping[str, Any], width: int | None = None, blocks: 
     facts = list(_facts(described))
     indent = max(len(label) for label, _ in facts) + 2
     lines = [head, '', *(line for label, text in facts for line in _wrapped(label, text, indent, width))]
-    for title, kept in (('kept', described['kept']), ('to be kept', described['selected'])):
-        if kept and (title == 'to be kept' or described['form'] == 'compact'):
+    for title, kept, shown in (('Units kept', described['kept'], described['form'] == 'compact'),
+                               ('Units to be kept', described['selected'], True),
+                               ('Weights left by the mask', described.get('left'), True)):
+        if kept and shown:
             units, size = map(sum, zip(*kept.values()))
             full = _columns([1], blocks)
-            lines += ['', f'Units {title}: {units:,} of {size:,} ({units / size:.0%}); {full} is all of a layer',
+            lines += ['', f'{title}: {units:,} of {size:,} ({units / size:.0%}); {full} is all of a layer',
                       *_chart(kept, width, blocks)]
     text = '\n'.join(lines)
     return text if blocks else text.encode('ascii', 'replace').decode()

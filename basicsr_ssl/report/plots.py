@@ -188,6 +188,76 @@ def kept_units_chart(path: str | os.PathLike, report: Mapping[str, Any]) -> None
     _save(figure, path)
 
 
+def share_chart(path: str | os.PathLike,
+                panels: Mapping[str, tuple[float | None, Mapping[str, Mapping[float, float]]]], title: str) -> None:
+    """Draw PSNR against the share that was removed, panels side by side with a scale each.
+
+    Args:
+        path: PNG file.
+        panels: by title, PSNR in dB of the network before anything was removed (None: not drawn), and by label, a line
+            each, PSNR in dB by share in [0, 1]. A label has the same colour in all panels.
+        title: above the panels.
+
+    Raises:
+        ValueError: there is nothing to draw.
+        OSError: the file could not be written.
+    """
+    labels = list(dict.fromkeys(label for _, curves in panels.values() for label in curves))
+    if not labels:
+        raise ValueError('no figures to draw: run some rows of the study first')
+    figure = Figure(figsize=(0.6 + 3.6 * len(panels), 3.6), dpi=DPI, facecolor='white')
+    figure.set_layout_engine('constrained')
+    FigureCanvasAgg(figure)
+    handles: dict[str, Any] = {}
+    for axes, (name, (level, curves)) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
+        if level is not None:
+            handles['nothing removed'] = axes.axhline(level, color='0.6', linewidth=1)
+        for label, curve in curves.items():
+            shares = sorted(curve)
+            handles[label], = axes.plot([100 * share for share in shares], [curve[share] for share in shares],
+                                        color=f'C{labels.index(label)}', linewidth=1.5, marker='o', markersize=4)
+        axes.set_title(name, fontsize=9)
+        axes.set_xlabel('removed, %')
+        axes.set_ylabel('PSNR, dB')
+        axes.grid(color='0.9')
+    figure.suptitle(title, fontsize=10)
+    figure.legend(list(handles.values()), list(handles), loc='outside lower center', ncols=len(handles), fontsize=8,
+                  frameon=False)
+    _save(figure, path)
+
+
+def heatmap(path: str | os.PathLike, rows: Sequence[str], columns: Sequence[str], values: Sequence[Sequence[float]],
+            title: str) -> None:
+    """Draw PSNR by part and share removed, a colour for each value; what is not finite is left white.
+
+    Args:
+        path: PNG file.
+        rows, columns: names of the parts, and the shares as they are to be written.
+        values: of each part, PSNR in dB at each share.
+        title: above the picture.
+
+    Raises:
+        OSError: the file could not be written.
+    """
+    table = np.ma.masked_invalid(np.asarray(values, dtype=float))
+    figure = Figure(figsize=(2.6 + 0.55 * len(columns), 0.9 + 0.22 * len(rows)), dpi=DPI, facecolor='white')
+    figure.set_layout_engine('constrained')
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    image = axes.imshow(table, aspect='auto', cmap='viridis')
+    middle = (table.min() + table.max()) / 2
+    for (i, j), value in np.ndenumerate(table.filled(np.nan)):
+        if np.isfinite(value):
+            axes.text(j, i, f'{value:.2f}', ha='center', va='center', fontsize=6,
+                      color='white' if value < middle else 'black')
+    axes.set_xticks(range(len(columns)), columns, fontsize=7)
+    axes.set_yticks(range(len(rows)), rows, fontsize=7)
+    axes.set_title(title, fontsize=9)
+    axes.set_xlabel('removed', fontsize=7)
+    figure.colorbar(image, ax=axes).ax.tick_params(labelsize=7)
+    _save(figure, path)
+
+
 def _fit(text: Text, width: float, canvas: FigureCanvasAgg) -> None:
     """Make a text smaller if it is wider than ``width`` pixels."""
     needed = text.get_window_extent(canvas.get_renderer()).width

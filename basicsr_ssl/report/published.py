@@ -24,7 +24,17 @@ SOURCES = {'SSL': 'Structured Sparsity Learning for Efficient Video Super-Resolu
            'SRP': 'Learning Efficient Image Super-Resolution Networks via Structure-Regularized Pruning, ICLR 2022; '
                   'its Mult-Adds as those of ASSL',
            'CDISM': 'Compressing Deep Image Super-resolution Models, arXiv 2401.00523; PSNR read off a chart, within '
-                    '0.02 dB; its Mult-Adds as those of ASSL'}
+                    '0.02 dB; its Mult-Adds as those of ASSL',
+           'Singh': 'A. K. Singh, Pruning Video Super Resolution Models'}
+
+
+#: BasicVSR on REDS4, PSNR in dB and SSIM on RGB, before anything is removed (Singh).
+PRUNED_BASELINE = (31.41, .8909)
+#: The same after a share of the single weights (unstructured) or whole filters (naive) of all convolutions was removed:
+#: PSNR at once, PSNR and SSIM after 1,000 iterations of finetuning (Singh).
+PRUNED: Mapping[str, Mapping[float, tuple[float, float, float | None]]] = {
+    'unstructured': {.40: (28.16, 30.84, .8794), .45: (27.62, 30.72, .8766), .50: (22.35, 30.59, .8736)},
+    'naive': {.05: (13.69, 29.77, None), .10: (6.53, 27.68, None), .15: (6.95, 22.74, None)}}
 
 
 @dataclass(frozen=True)
