@@ -10,9 +10,11 @@ import pytest
 import torch
 from basicsr.archs.edsr_arch import EDSR
 from basicsr.archs.swinir_arch import SwinIR
+from nets import random_gates_
 from tiny_runs import write_options
 
-from basicsr_ssl import config, count_macs, count_params, load_network, save_network
+from basicsr_ssl import config, count_macs, count_params, load_network, prune_network, save_network
+from basicsr_ssl.api import with_gates
 from basicsr_ssl.archs import PrunableEDSR, PrunableSwinIR
 from basicsr_ssl.cli import main
 from basicsr_ssl.pruning.body import Body, Size, Stack
@@ -172,6 +174,22 @@ def test_random_weights_are_new() -> None:
     assert new.keys() == net.state_dict().keys() and not torch.equal(new['conv_first.weight'], net.conv_first.weight)
     assert run(density=1) == 0
     assert all(torch.equal(small().state_dict()[name], tensor) for name, tensor in net.state_dict().items())
+
+
+@torch.no_grad()
+def test_what_a_mask_removed_counts_as_removed_and_gates_are_folded() -> None:
+    torch.manual_seed(0)
+    net = PrunableEDSR(8, 4, scale=2, img_range=1.0)
+    masked = prune_network(net, 0.5, structure='weights', scope='local')
+    save_network(masked, 'sparse.safetensors')
+    assert run() == 0
+    assert json.loads(Path('experiments/run/report.json').read_text())['density'] == pytest.approx(0.5)
+    gated = with_gates(net)
+    random_gates_(gated)
+    save_network(gated, 'sparse.safetensors')
+    assert run(density=1) == 0
+    x = torch.rand(1, 3, 8, 8)
+    torch.testing.assert_close(small()(x), gated(x), rtol=1e-5, atol=1e-6)
 
 
 # ---- the option files

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from basicsr.archs.swinir_arch import SwinIR
+from basicsr.utils.matlab_functions import imresize
+from clips import write_noise
 from nets import random_gates_
+from PIL import Image
+from tiny_runs import options, write_options
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -28,6 +34,7 @@ from basicsr_ssl.api import (
 from basicsr_ssl.archs import PrunableSwinIR
 from basicsr_ssl.archs.swinir_arch import whole_windows
 from basicsr_ssl.checkpoints.convert import convert
+from basicsr_ssl.checkpoints.store import read_metadata
 from basicsr_ssl.pruning import cost
 from basicsr_ssl.pruning.gates import GATES, close_gates
 from basicsr_ssl.pruning.options import PruningOptions
@@ -262,6 +269,47 @@ def test_pruning_and_files_know_it(tmp_path: Path) -> None:
     random_gates_(gated)
     kept = choose_units(gated, PruningOptions.of(ratio=0.3, score='gate'))
     assert kept['stream'] == list(range(12)) and sum(map(len, kept.values())) < 12 + 3 * 18 + 2 * 3 + 2
+
+
+def test_sparsity_learning_pruning_finetuning_and_a_test(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                         capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_noise(tmp_path / 'photos', ['a.png', 'b.png'], (30, 42))
+    torch.save({'params': theirs_of({'scale': 2}).state_dict()}, 'swinir.pth')
+    data = {'dataroot_gt': 'photos', 'gt_size': 18, 'batch_size_per_gpu': 1, 'num_worker_per_gpu': 0}
+    opt = options(tmp_path, scale=2, path={'pretrain_network_g': 'swinir.pth'}, pruning={
+        'ratio': 0.25, 'budget': 'macs', 'score': 'l1', 'lr_size': [12, 12]})
+    del opt['network_g'], opt['model_type']
+    opt['datasets'] = {'train': {'name': 'photos', 'type': 'ImageFolderDataset', **data},
+                       'val': {'name': 'held', 'type': 'ImageFolderTestDataset', 'dataroot_gt': 'photos'}}
+    opt['train'].update(total_iter=2, scheduler={'type': 'MultiStepLR', 'milestones': []})
+    opt['stages'] = {'sparsity': {'model_type': 'SparsityLearningModel', 'sparsity': {
+                         'interval': 1, 'delta': 0.5, 'ceiling': 0.5}},
+                     'pruning': {'model_type': 'PruningModel'}, 'finetune': {'model_type': 'ReconstructionModel'}}
+    assert cli.main(['train', '-opt', str(write_options(tmp_path / 'run.yml', opt))]) == 0
+    gated, compact, last = (load_network(f'experiments/run/{stage}/models/net_g_latest.safetensors')
+                            for stage in ('sparsity', 'pruning', 'finetune'))
+    assert count_macs(compact, (12, 12)) <= 0.75 * count_macs(gated, (12, 12))
+    assert last.spec == compact.spec and compact.spec.form == 'compact'  # type: ignore[attr-defined]
+    # what was learnt is what went: the gates of the units that are left, folded, give the same weights
+    kept = read_metadata('experiments/run/sparsity/models/net_g_latest.safetensors')['selection']['kept']
+    with torch.no_grad():
+        x = image(dtype=torch.float32)
+        assert torch.equal(cut_network(gated, kept)(x), compact(x))
+    tested = {key: opt[key] for key in ('scale', 'num_gpu', 'val')} | {
+        'name': 'tested', 'model_type': 'ReconstructionModel', 'datasets': {'test': opt['datasets']['val']},
+        'path': {'pretrain_network_g': 'experiments/run/finetune/models/net_g_latest.safetensors'}}
+    assert cli.main(['test', '-opt', str(write_options(tmp_path / 'test.yml', tested))]) == 0
+    [result] = (tmp_path / 'results').rglob('results.json')
+    psnr = []
+    for name in ('a.png', 'b.png'):
+        gt = np.array(Image.open(tmp_path / 'photos' / name)).astype(np.float64)
+        lq = imresize(gt / 255, 0.5).clip(0, 1)
+        lq = torch.from_numpy(np.rint(lq * 255) / 255).permute(2, 0, 1)[None].float()
+        with torch.no_grad():
+            out = last(lq)[0].clamp(0, 1).permute(1, 2, 0).numpy()
+        psnr.append(10 * np.log10(255**2 / np.square(np.rint(out * 255) - gt).mean()))
+    assert json.loads(result.read_text())['metrics']['psnr'] == pytest.approx(np.mean(psnr), abs=0.01)
 
 
 # ---- cost: what is published
