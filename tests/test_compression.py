@@ -92,6 +92,8 @@ def test_weights_are_conserved() -> None:
             size = smaller(body, density, share)
             assert (size.channels / 1000)**2 * size.stacks * size.blocks / 1e6 == pytest.approx(density, rel=0.01)
     assert smaller(body, 1, 0.4) == Size(1000, 1000, 1000)
+    # never more than there is, unless not even one multiple is there
+    assert smaller(Body(60, (Stack(tuple('abcde')),), multiple=6, step=2), 1, 0.4, 8) == Size(48, 1, 4)
     assert smaller(Body(8, (Stack(('a', 'b')),), multiple=4, step=2), 1e-9, 0.4, 3) == Size(12, 1, 2)
 
 
@@ -180,7 +182,7 @@ def test_random_weights_are_new() -> None:
 def test_what_a_mask_removed_counts_as_removed_and_gates_are_folded() -> None:
     torch.manual_seed(0)
     net = PrunableEDSR(8, 4, scale=2, img_range=1.0)
-    masked = prune_network(net, 0.5, structure='weights', scope='local')
+    masked = prune_network(net, 0.5, structure='weights', scope='local', score='l1')
     save_network(masked, 'sparse.safetensors')
     assert run() == 0
     assert json.loads(Path('experiments/run/report.json').read_text())['density'] == pytest.approx(0.5)
@@ -261,4 +263,16 @@ def test_what_cannot_be_compressed_is_told(net: Any, message: str, capsys: pytes
         thin_(net, {'body': 0})
     save_network(net, 'sparse.safetensors')
     assert run() == 1
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('compression', 'message'), [
+    ({'args': {'res_scal': 2}}, 'a PrunableEDSR has no res_scal; it has num_feat, num_block'),
+    ({'round_to': 12}, 'larger than the sparse one, in stream'),
+    ({'args': {'num_block': 1}}, 'how many blocks there are is what the density says'),
+])
+def test_what_the_small_network_cannot_be_is_told(compression: dict[str, Any], message: str,
+                                                  capsys: pytest.CaptureFixture[str]) -> None:
+    save_network(PrunableEDSR(8, 2, scale=2), 'sparse.safetensors')
+    assert run(density=1, **compression) == 1
     assert message in capsys.readouterr().err

@@ -44,6 +44,9 @@ class CompressionModel(Stage):
             raise ValueError('path: pretrain_network_g: all weights of its blocks are 0: train with a smaller penalty, '
                              'or say a density (compression: density)')
         size = smaller(body, options['density'] or measured, options['channel_share'], options['round_to'])
+        if unknown := sorted(options['args'].keys() - args.keys()):
+            raise ValueError(f'compression: args: a {type(net).__name__} has no {", ".join(unknown)}; it has '
+                             f'{", ".join(args)}')
         new = type(net)(**{**net.resized(args, size), **options['args']}).to(next(net.parameters()))
         taken = densest(densities, body, size)
         if options['init'] == 'teacher':

@@ -31,7 +31,7 @@ def smaller(body: Body, density: float, channel_share: float, round_to: int = 1)
 
         c = density^a,   s * b = density^(1 - 2a),   s = b (one stack: s = 1)
 
-    Each is rounded to the nearest that there is, and at least one is left.
+    Each is rounded to the nearest that there is, and at least one is left; one multiple may be more than there were.
 
     Args:
         body: of the network as it is.
@@ -40,9 +40,9 @@ def smaller(body: Body, density: float, channel_share: float, round_to: int = 1)
         round_to: channels are a multiple of it, and of ``body.multiple``.
     """
     depth = density**(1 - 2 * channel_share)
-    stacks, share = (1, depth) if len(body.stacks) == 1 else (_nearest(len(body.stacks) * depth**0.5), depth**0.5)
-    return Size(_nearest(body.channels * density**channel_share, math.lcm(round_to, body.multiple)), stacks,
-                _nearest(len(body.stacks[0].blocks) * share, body.step))
+    stacks, share = (1, depth) if len(body.stacks) == 1 else (_nearest(len(body.stacks), depth**0.5), depth**0.5)
+    return Size(_nearest(body.channels, density**channel_share, math.lcm(round_to, body.multiple)), stacks,
+                _nearest(len(body.stacks[0].blocks), share, body.step))
 
 
 def densest(densities: Mapping[str, float], body: Body, size: Size) -> list[Stack]:
@@ -70,12 +70,22 @@ def transplant(state: Mapping[str, Tensor], spec: Spec, groups: Iterable[Group],
         names: of the smaller one's tensors.
         new_groups: its groups, of the same names in their own blocks.
         new_stacks: its blocks.
+
+    Raises:
+        ValueError: the smaller one has other numbers of blocks than are taken, or is larger in something.
     """
-    groups = list(groups)
+    groups, new_groups = list(groups), list(new_groups)
+    if [len(stack.blocks) for stack in new_stacks] != [len(stack.blocks) for stack in stacks]:
+        raise ValueError('compression: how many blocks there are is what the density says: choose another density or '
+                         'channel_share in place of args')
     pairs = [pair for new, old in zip(new_stacks, stacks, strict=True)
              for pair in zip((*new.blocks, *new.ends), (*old.blocks, *old.ends), strict=True)]
     renamed = _renaming(pairs)
     scores = score_units(state, groups, 'l1')
+    for group in new_groups:
+        if group.size > len(scores.get(renamed(group.name), ())):
+            raise ValueError(f'compression: the small network would be larger than the sparse one, in {group.name}, and '
+                             'there are no weights for it: choose a smaller round_to or other args, or init: random')
     kept = {renamed(group.name): scores[renamed(group.name)].topk(group.size).indices.sort().values.tolist()
             for group in new_groups}
     narrow, _ = cut(state, spec, groups, kept)
@@ -108,5 +118,6 @@ def _density(weights: Sequence[Tensor]) -> float:
     return sum(int(weight.count_nonzero()) for weight in weights) / sum(weight.numel() for weight in weights)
 
 
-def _nearest(value: float, multiple: int = 1) -> int:
-    return max(1, math.floor(value / multiple + 0.5)) * multiple
+def _nearest(whole: int, share: float, multiple: int = 1) -> int:
+    """The multiple nearest to a share of the whole, and within it; at least one multiple."""
+    return max(1, min(math.floor(whole * share / multiple + 0.5), whole // multiple)) * multiple
