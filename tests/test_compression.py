@@ -268,7 +268,7 @@ def test_what_cannot_be_compressed_is_told(net: Any, message: str, capsys: pytes
 
 @pytest.mark.parametrize(('compression', 'message'), [
     ({'args': {'res_scal': 2}}, 'a PrunableEDSR has no res_scal; it has num_feat, num_block'),
-    ({'round_to': 12}, 'larger than the sparse one, in stream'),
+    ({'round_to': 12}, 'larger than the sparse one in stream'),
     ({'args': {'num_block': 1}}, 'how many blocks there are is what the density says'),
 ])
 def test_what_the_small_network_cannot_be_is_told(compression: dict[str, Any], message: str,

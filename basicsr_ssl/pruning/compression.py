@@ -84,7 +84,7 @@ def transplant(state: Mapping[str, Tensor], spec: Spec, groups: Iterable[Group],
     scores = score_units(state, groups, 'l1')
     for group in new_groups:
         if group.size > len(scores.get(renamed(group.name), ())):
-            raise ValueError(f'compression: the small network would be larger than the sparse one, in {group.name}, and '
+            raise ValueError(f'compression: the small network would be larger than the sparse one in {group.name}, and '
                              'there are no weights for it: choose a smaller round_to or other args, or init: random')
     kept = {renamed(group.name): scores[renamed(group.name)].topk(group.size).indices.sort().values.tolist()
             for group in new_groups}
