@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument('results', nargs='+', metavar='results.json', help='written by `basicsr-ssl test`')
     table.add_argument('--format', choices=('markdown', 'csv', 'latex'), default='markdown')
     table.add_argument('--published', action='store_true', help='with the published rows')
+    table.add_argument('--plot', metavar='FILE.png', help='also draw PSNR against MACs and milliseconds')
 
     info = add('info', _info, 'what a network file is, also an exported one, or one of another project')
     info.add_argument('files', nargs='+', metavar='FILE', help='network files, or zoo://NAME')
@@ -237,6 +238,8 @@ def _upscale(args: argparse.Namespace) -> int:
 def _table(args: argparse.Namespace) -> int:
     from basicsr_ssl.report import benchmarks
     print(benchmarks.paper_table(args.results, args.format, args.published))
+    if args.plot:
+        benchmarks.plot_results(args.results, args.plot, args.published)
     return 0
 
 

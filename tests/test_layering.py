@@ -26,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     'pruning': set(),
     'losses': set(),
     'data': {'nn', 'files'},
-    'archs': {'nn', 'pruning.spec', 'pruning.gates', 'pruning.groups', 'pruning.cost'},
+    'archs': {'nn', 'pruning.body', 'pruning.cost', 'pruning.gates', 'pruning.groups', 'pruning.spec'},
     'checkpoints': {'archs', 'files', 'nn.spynet', 'pruning.gates', 'pruning.spec', 'terminal', 'version'},
     'latency': set(),
     'export': {'api', 'checkpoints', 'data', 'evaluation', 'files', 'nn', 'pruning.cost', 'terminal', 'zoo'},

@@ -391,7 +391,7 @@ def test_a_profile_has_all_layers_and_adds_up(tmp_path: Path, monkeypatch: pytes
     assert main([*command, '--json']) == 0
     told = json.loads(capsys.readouterr().out)
     assert {name: layer['macs'] for name, layer in told['layers'].items()} == {
-        layer.name: round(layer.macs((20, 30))) for layer in net.layers}
+        layer.name: round(layer.macs((20, 30))) for layer in net.cost_table}
     assert told['macs'] == pytest.approx(count_macs(net, (20, 30)), rel=1e-6)
     assert sum(layer['ms'] for layer in told['layers'].values()) + told['rest'] == pytest.approx(told['ms'])
     assert all(layer['share'] == pytest.approx(layer['ms'] / told['ms']) for layer in told['layers'].values())

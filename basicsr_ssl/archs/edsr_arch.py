@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from basicsr_ssl.archs.prunable import PrunableNetwork, check_choice, check_least
 from basicsr_ssl.nn.blocks import Channels, Residual, ResidualBlock, update_
 from basicsr_ssl.nn.gated import conv
+from basicsr_ssl.pruning.body import Body, Size, Stack
 from basicsr_ssl.pruning.cost import Conv
 from basicsr_ssl.pruning.gates import Gates
 from basicsr_ssl.pruning.groups import Group, Slice
@@ -116,6 +117,25 @@ def layer_table(args: Mapping[str, Any], widths: Mapping[str, int]) -> list[Conv
     return [*layers, Conv('conv_last', cin, 3, 3, area=size**2)]
 
 
+def body_table(args: Mapping[str, Any]) -> Body:
+    """The residual blocks, in groups if there are any."""
+    j = range(args['num_block'])
+    groups = tuple(Stack(tuple(f'body.{group}.residual_group.{k}' for k in j), (f'body.{group}.conv',))
+                   for group in range(args['num_group']))
+    return Body(args['num_feat'], groups or (Stack(tuple(f'body.{k}' for k in j)),))
+
+
+def resized(args: Mapping[str, Any], size: Size) -> dict[str, Any]:
+    """Arguments of a network of another size."""
+    return {**args, 'num_feat': size.channels, 'num_block': size.blocks,
+            'num_group': size.stacks if args['num_group'] else 0}
+
+
+def unit_table(args: Mapping[str, Any]) -> list[Group]:
+    """The groups by which all of the network that ``num_feat`` says becomes narrow."""
+    return group_table(Spec('PrunableEDSR', {**args, 'residual': 'aligned'}))
+
+
 @ARCH_REGISTRY.register()
 class PrunableEDSR(PrunableNetwork):
     """EDSR (Lim et al., CVPR workshops 2017), prunable as in ASSL (Zhang et al., NeurIPS 2021), SRP (Zhang et al., ICLR
@@ -161,6 +181,7 @@ class PrunableEDSR(PrunableNetwork):
     group_table = staticmethod(group_table)
     layer_table = staticmethod(layer_table)
     stream_table = staticmethod(stream_table)
+    body_table, resized, unit_table = staticmethod(body_table), staticmethod(resized), staticmethod(unit_table)
     task = 'image'
     pruning_args = ('residual',)
     mean: Tensor

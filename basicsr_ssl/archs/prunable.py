@@ -37,6 +37,9 @@ class PrunableNetwork(nn.Module, ABC):
     task: ClassVar[str]
     #: arguments that say what may be removed: of a dense network they may be changed
     pruning_args: ClassVar[tuple[str, ...]] = ()
+    #: of an arch that can be made smaller as a whole: ``body_table(args) -> Body``, see ``pruning/body.py``; it
+    #: has ``resized(args, size) -> args`` of a smaller one, and ``unit_table(args)``, the groups of all widths
+    body_table: ClassVar[Any] = None
     #: the submodule that estimates flow
     flow_network: Any = None
 
@@ -78,7 +81,7 @@ class PrunableNetwork(nn.Module, ABC):
         return self.group_table(self.spec)
 
     @property
-    def layers(self) -> Sequence[Layer]:
+    def cost_table(self) -> Sequence[Layer]:
         """The layers of this network, for counting."""
         return self.layer_table(self.spec.args, self.spec.widths)
 

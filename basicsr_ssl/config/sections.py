@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, fie
 from basicsr_ssl.config.registered import FilePath, Section, check_typed, fail, stage_kinds
 from basicsr_ssl.evaluation.result import COST_FIGURES, RESERVED
 from basicsr_ssl.pruning.cost import LR_SIZE
-from basicsr_ssl.pruning.options import PruningOptions
+from basicsr_ssl.pruning.options import CompressionOptions, PruningOptions
 from basicsr_ssl.terminal import suggest
 
 # Marks a mapping in the JSON schema whose keys depend on its type.
@@ -144,6 +144,8 @@ class Train(Section):
     gate_lr_mul: Factor = Field(1.0, description='factor on the learning rate of the gates')
     pixel_opt: Loss | None = Field(None, description='reconstruction loss; needed as soon as total_iter is above 0')
     temporal_opt: Loss | None = Field(None, description='loss on the hidden states; only in TemporalFinetuneModel')
+    distill_opt: Loss | None = Field(None, description="loss between the network's and the teacher's output; only in "
+                                                       'DistillationModel')
     amp: Literal['bf16', 'fp16'] | None = Field(None, description='mixed precision; null: full precision')
     accumulate: Positive = Field(1, description='batches whose gradients are added up for one iteration')
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = Field(None, description='greatest norm of the gradient')
@@ -165,6 +167,10 @@ class Train(Section):
 
 class Pruning(PruningOptions, Section):
     """What goes."""
+
+
+class Compression(CompressionOptions, Section):
+    """How a sparse network becomes a small one."""
 
 
 class Val(Section):
@@ -305,6 +311,7 @@ class Stage(Common):
     train: Train | None = Field(None, description='training')
     sparsity: Method | None = Field(None, description='method of sparsity learning')
     pruning: Pruning | None = Field(None, description='which units go')
+    compression: Compression | None = Field(None, description='how a sparse network becomes a small one')
     val: Val | None = Field(None, description='validation; null: none')
 
 
@@ -320,4 +327,5 @@ class Recipe(Common):
     train: Any = None
     sparsity: Any = None
     pruning: Any = None
+    compression: Any = None
     val: Any = None

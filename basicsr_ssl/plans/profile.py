@@ -66,7 +66,7 @@ def profile_network(net: Any, lr_size: tuple[int, int], threads: int | None = No
         clip = random_clip(lr_size, num_frame, device).to(next(planned.parameters()).dtype)
         whole = min(time_in_turn({'': lambda: run_clip(planned, clip)}, REPEATS, 1, device, work_clock(device))[''])
         seconds = _seconds_by_layer(planned, clip)
-        counted = {layer.name: round(layer.macs(lr_size)) for layer in net.layers}
+        counted = {layer.name: round(layer.macs(lr_size)) for layer in net.cost_table}
         return Profile(plan, [LayerTime(name, counted[name], 1000 * seconds[name] / num_frame)
                               for name in counted if name in seconds],
                        1000 * whole / num_frame, lr_size, torch.get_num_threads(), str(device))

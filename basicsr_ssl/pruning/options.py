@@ -1,4 +1,4 @@
-"""What goes: the settings that the Python interface and the section ``pruning`` of option files share."""
+"""What goes: settings that the Python interface and sections of option files share."""
 
 from __future__ import annotations
 
@@ -111,3 +111,19 @@ def _shares_in(path: str) -> Any:
         raise ValueError(f'{path} cannot be read as JSON ({error}): give a file that `basicsr-ssl sensitivity` wrote, '
                          'or a share by name') from error
     return said.get('ratios', said) if isinstance(said, dict) else said
+
+
+
+class CompressionOptions(BaseModel):
+    """How a sparse network becomes a small one."""
+
+    model_config = ConfigDict(extra='forbid')
+
+    density: float | None = Field(None, gt=0, le=1, description=(
+        'share of the weights of the blocks that the small network should have; null: the share that is not 0'))
+    channel_share: float = Field(0.4, ge=0, le=0.5, description=(
+        'exponent of the density in the share of the channels; the blocks have the rest'))
+    round_to: int = Field(8, ge=1, description='channels are a multiple of this')
+    init: Literal['teacher', 'random'] = Field('teacher', description=(
+        "weights to start from: those of the sparse network's strongest units, or new ones"))
+    args: dict[str, Any] = Field({}, description='arguments of the small network that are not those of the sparse one')

@@ -23,7 +23,7 @@ def describe(file: str, lr_size: tuple[int, int], threads: int | None = None, de
         OSError, ValueError: the file is not a network of this package that has layers, or a size is not positive.
     """
     net: Any = load_network(file, dtype=torch.float32)
-    if not net.layers:
+    if not net.cost_table:
         raise ValueError(f'{file} holds a {type(net).__name__}, which has no layers to measure')
     found = profile_network(net.to(device).eval(), lr_size, threads)
     return {'file': file, 'lr_size': list(lr_size), 'threads': found.threads, 'device': found.device,

@@ -127,5 +127,5 @@ def _takes_frames_as_they_come(net: Any) -> bool:
 
 def _bytes_per_pixel(net: Any) -> int:
     """Input and output of the layer with the largest ones, in float32."""
-    return max((4 * layer.area * (layer.cin + layer.cout) for layer in net.layers
+    return max((4 * layer.area * (layer.cin + layer.cout) for layer in net.cost_table
                 if hasattr(layer, 'cin') and not layer.flow), default=0)
