@@ -305,7 +305,7 @@ def test_int8_is_calibrated_on_real_frames(form: str, name: str, folders: list[s
     assert 25 < read_metadata(out)['proof']['real']['psnr'] < 70
     weights = [op for op in ov.Core().read_model(out).get_ops()
                if op.get_type_name() == 'Constant' and op.get_element_type() == ov.Type.i8]
-    assert len(weights) == len([layer for layer in net.layers if not layer.flow])
+    assert len(weights) == len([layer for layer in net.cost_table if not layer.flow])
 
 
 def test_int8_needs_real_frames() -> None:
