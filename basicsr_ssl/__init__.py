@@ -14,10 +14,11 @@ _compat.apply()  # before anything imports basicsr
 from basicsr_ssl.api import count_macs, count_params, prune_network  # noqa: E402
 from basicsr_ssl.archs import basicvsr_arch  # noqa: E402
 from basicsr_ssl.checkpoints.store import import_network, load_network, save_network  # noqa: E402
+from basicsr_ssl.plans.planner import optimize_network  # noqa: E402
 from basicsr_ssl.version import __version__  # noqa: E402
 
-__all__ = ['__version__', 'count_macs', 'count_params', 'import_network', 'load_network', 'prune_network', 'register',
-           'save_network']
+__all__ = ['__version__', 'count_macs', 'count_params', 'import_network', 'load_network', 'optimize_network',
+           'prune_network', 'register', 'save_network']
 
 
 def register() -> None:

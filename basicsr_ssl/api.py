@@ -12,6 +12,7 @@ from basicsr_ssl.checkpoints.store import build_network, load_strictly
 from basicsr_ssl.pruning import cost
 from basicsr_ssl.pruning.gates import GATES, fold_gates, init_gates, mask_name
 from basicsr_ssl.pruning.groups import check_kept
+from basicsr_ssl.pruning.layout import runs
 from basicsr_ssl.pruning.masks import choose_masks, open_masks
 from basicsr_ssl.pruning.options import PruningOptions, check_named
 from basicsr_ssl.pruning.scores import score_units
@@ -28,8 +29,9 @@ def prune_network(net: nn.Module, ratio: float, **settings: Any) -> nn.Module:
         ratio: share to remove, in [0, 1).
         settings: the others of ``PruningOptions``: ``budget``, what the ratio is a share of, ``'units'``, ``'params'``
             or ``'macs'``, of what pruning can touch at all, that is without the flow network; ``score``, ``'gate'``,
-            ``'l1'``, ``'l2'`` or ``'random'``; ``scope``, ``round_to``, ``min_keep``, ``relative``, ``lr_size``,
-            ``seed``; ``ratios``, shares by group; ``structure``, ``'units'``, ``'filters'`` or ``'weights'``.
+            ``'l1'``, ``'l2'`` or ``'random'``; ``scope``, ``layout``, ``round_to``, ``min_keep``, ``relative``,
+            ``lr_size``, ``seed``; ``ratios``, shares by group; ``structure``, ``'units'``, ``'filters'`` or
+            ``'weights'``.
 
     Returns:
         A new compact network; of filters and weights, a network of the same shape with a mask.
@@ -69,6 +71,8 @@ def choose_units(net: nn.Module, options: PruningOptions) -> dict[str, list[int]
     else:
         kept = select_units(scores, options.ratio, scope=options.scope,
                             cost=None if options.budget == 'units' else price, **limits)
+    if options.layout == 'runs':
+        kept = runs(prunable.groups, scores, kept, spec.index)
     return check_kept(prunable.groups, kept)  # with the groups that have no score
 
 
@@ -82,16 +86,16 @@ def cut_network(net: nn.Module, kept: dict[str, list[int]]) -> nn.Module:
 def mask_network(net: nn.Module, options: PruningOptions) -> nn.Module:
     """A new network of the same shape whose least important weights or filters are 0, and masked so that they stay 0.
 
-    All convolutions are pruned, but for those of the flow network; see ``pruning/masks.py``.
+    All convolutions and linear layers are pruned, but for those of the flow network; see ``pruning/masks.py``.
 
     Args:
         net: a network of this package, in any form. What a mask of it has removed counts as removed.
         options: ``structure`` is ``'filters'`` or ``'weights'``.
 
     Raises:
-        ValueError: it has no convolutions, or see ``choose_masks``.
+        ValueError: it has no such layers, or see ``choose_masks``.
     """
-    layers = _convolutions(net)
+    layers = _masked_layers(net)
     if not layers:
         raise ValueError(f'{type(net).__name__} has nothing to prune')
     plain = without_gates(net)
@@ -102,9 +106,10 @@ def mask_network(net: nn.Module, options: PruningOptions) -> nn.Module:
     return _rebuild(net, dataclasses.replace(_ours(plain).spec, gates='mask'), state)
 
 
-def _convolutions(net: nn.Module) -> list[str]:
+def _masked_layers(net: nn.Module) -> list[str]:
     """Names of the layers that masks are for."""
-    return [layer.name for layer in _ours(net).layers if isinstance(layer, cost.Conv) and not layer.flow]
+    return [layer.name for layer in _ours(net).cost_table
+            if isinstance(layer, (cost.Conv, cost.Linear)) and not layer.flow]
 
 
 def with_gates(net: nn.Module, kind: str = 'scale') -> nn.Module:
@@ -124,7 +129,7 @@ def with_gates(net: nn.Module, kind: str = 'scale') -> nn.Module:
     spec, state = _ours(net).spec, net.state_dict()
     if spec.form == 'compact' and kind != 'mask':
         raise ValueError('sparsity learning starts from a dense or gated network, this one is already compact')
-    gates = {} if spec.gates else open_masks(state, _convolutions(net)) if kind == 'mask' else \
+    gates = {} if spec.gates else open_masks(state, _masked_layers(net)) if kind == 'mask' else \
         init_gates(state, _ours(net).groups, kind)
     return _rebuild(net, dataclasses.replace(spec, gates=kind), {**state, **gates})
 
@@ -143,7 +148,7 @@ def count_params(net: nn.Module, flow: bool = True) -> int:
         net: a network of this package.
         flow: False leaves out the flow network.
     """
-    return cost.params(_ours(net).layers, flow)
+    return cost.params(_ours(net).cost_table, flow)
 
 
 def count_macs(net: nn.Module, lr_size: tuple[int, int] = cost.LR_SIZE, flow: bool = True) -> int:
@@ -155,7 +160,7 @@ def count_macs(net: nn.Module, lr_size: tuple[int, int] = cost.LR_SIZE, flow: bo
         flow: False leaves out the flow network. With it, each frame counts one pair of frames, in both directions if
             the network is bidirectional.
     """
-    return cost.macs(_ours(net).layers, lr_size, flow)
+    return cost.macs(_ours(net).cost_table, lr_size, flow)
 
 
 def _rebuild(net: nn.Module, spec: Spec, state: StateDict) -> nn.Module:
@@ -180,7 +185,7 @@ def network_cost(net: nn.Module, lr_size: tuple[int, int]) -> dict[str, int]:
 
 
 def _ours(net: nn.Module) -> Any:
-    """The same network; in this package every one declares ``spec``, ``groups`` and ``layers``."""
+    """The same network; in this package every one declares ``spec``, ``groups`` and ``cost_table``."""
     if not isinstance(getattr(net, 'spec', None), Spec):
-        raise TypeError(f'{type(net).__name__} declares no groups and no layers; use a network of basicsr_ssl')
+        raise TypeError(f'{type(net).__name__} declares no groups and no cost table; use a network of basicsr_ssl')
     return net

@@ -11,7 +11,7 @@ import re
 import secrets
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,12 +27,21 @@ _REMEDIES = {
 }
 
 
-def write_atomically(path: str | os.PathLike, write: Callable[[str], object]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, then rename it; folders are made as needed.
+class Unfinished:
+    """A file that is being written, see ``unfinished``.
 
-    A new file gets the mode that the umask leaves; one that is replaced keeps its mode and, as far as this process may
-    give it, its owner and group. A symbolic link is followed. Temporary files that killed processes have left of this
-    file are removed.
+    Attributes:
+        name: where to write it.
+        target: what it is to be called; None: it is removed.
+    """
+
+    def __init__(self, name: str, target: Path) -> None:
+        self.name: str = name
+        self.target: Path | None = target
+
+
+def write_atomically(path: str | os.PathLike, write: Callable[[str], object]) -> None:
+    """Let ``write`` fill a temporary file beside ``path``, then rename it: see ``unfinished``.
 
     Args:
         path: the file to appear.
@@ -42,10 +51,39 @@ def write_atomically(path: str | os.PathLike, write: Callable[[str], object]) ->
         OSError: the file could not be written (disk full, no permission), or ``path`` is no regular file. What stood at
             ``path`` is untouched, and no temporary file is left.
     """
+    try:
+        with unfinished(path) as file:
+            write(file.name)
+    except Exception as error:
+        raise cannot_save(path, error) from error
+
+
+def cannot_save(path: str | os.PathLike, error: Exception) -> OSError:
+    """The error that says why a file could not be written, and how to mend it."""
+    # torch reports a full disk as an error of its own
+    remedy = _REMEDIES.get(getattr(error, 'errno', None) or errno.ENOSPC, 'choose another folder')
+    return OSError(f'cannot save {shortened(os.path.normpath(path))}: {shortened(error)}. Nothing was changed there; '
+                   f'{remedy}, then run again')
+
+
+@contextlib.contextmanager
+def unfinished(path: str | os.PathLike) -> Iterator[Unfinished]:
+    """A temporary file beside ``path``, renamed in the end; after an error it is removed. Folders are made as needed.
+
+    A new file gets the mode that the umask leaves; one that is replaced keeps its mode and, as far as this process may
+    give it, its owner and group. A symbolic link is followed. Temporary files that killed processes have left of this
+    file are removed.
+
+    Yields:
+        The temporary name, and ``path`` as what it is to be renamed to, which may be changed within its folder.
+
+    Raises:
+        OSError: there can be no such file, or ``path`` is no regular file.
+    """
     temporary = None
     try:
         target = Path(os.path.realpath(path))
-        before = _regular(target)
+        _regular(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         stem = f'.{_cut(target.name)}.'
         _remove_abandoned(target.parent, stem)
@@ -55,14 +93,11 @@ def write_atomically(path: str | os.PathLike, write: Callable[[str], object]) ->
             temporary = name
             _lock(stream)  # as long as this process lives
             mode = stat.S_IMODE(os.fstat(stream.fileno()).st_mode)
-            write(temporary)
-            _finish(temporary, mode if before is None else stat.S_IMODE(before.st_mode), before)
-            os.replace(temporary, target)
-    except Exception as error:
-        # torch reports a full disk as an error of its own
-        remedy = _REMEDIES.get(getattr(error, 'errno', None) or errno.ENOSPC, 'choose another folder')
-        raise OSError(f'cannot save {shortened(os.path.normpath(path))}: {shortened(error)}. Nothing was changed '
-                      f'there; {remedy}, then run again') from error
+            yield (file := Unfinished(name, target))
+            if file.target is not None:
+                before = _regular(file.target)
+                _finish(temporary, mode if before is None else stat.S_IMODE(before.st_mode), before)
+                os.replace(temporary, file.target)
     finally:  # after an interruption too
         if temporary is not None and os.path.exists(temporary):
             os.unlink(temporary)

@@ -232,12 +232,15 @@ def only_in_file(active: bool) -> Iterator[None]:
 class StopSignal:
     """Remembers SIGTERM and Ctrl-C instead of dying of them, so that the loop can save first.
 
+    Args:
+        follows: what it does then, for the message.
+
     A second Ctrl-C of a single process stops at once; with several processes the launcher repeats signals, and only
     the first counts.
     """
 
-    def __init__(self) -> None:
-        self.signum = 0
+    def __init__(self, follows: str = 'the state is saved after this iteration') -> None:
+        self.signum, self._follows = 0, follows
 
     def __enter__(self) -> StopSignal:
         self.before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -251,5 +254,5 @@ class StopSignal:
         if self.signum and signum == signal.SIGINT and not dist.is_initialized():
             raise KeyboardInterrupt
         if not self.signum:
-            print('\nStopping: the state is saved after this iteration ...', file=sys.stderr, flush=True)
+            print(f'\nStopping: {self._follows} ...', file=sys.stderr, flush=True)
         self.signum = self.signum or signum

@@ -3,25 +3,30 @@
     python benchmarks/latency.py                          # BasicVSR of full size, random weights
     python benchmarks/latency.py dense.safetensors compact.safetensors
     python benchmarks/latency.py --lr-size 180 320 --device cuda
+    taskset -c 0 python benchmarks/latency.py --threads 1 --blocks 30 --lr-size 144 180
 
-Prints a table with ratios against the first network. Absolute times depend on the machine; ratios of one run compare.
+Three columns of milliseconds per frame: of the forward pass of training, which with RSC is the published one (channels
+gathered, two convolutions, ``index_add`` out of place); of inference as it is; and as ``optimize_network`` plans it.
+"cut" is how many times fewer MACs, "realised" how many times faster, against the first network as planned; where both
+agree, the cut shows on the clock. Absolute times depend on the machine; ratios of one run compare.
 """
 
 from __future__ import annotations
 
 import argparse
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
 
-from basicsr_ssl import load_network, prune_network
-from basicsr_ssl.api import network_cost
+from basicsr_ssl import count_macs, load_network, optimize_network, prune_network
 from basicsr_ssl.archs import PrunableBasicVSR
-from basicsr_ssl.latency import measure_latency
-from basicsr_ssl.report.summary import format_summary
+from basicsr_ssl.latency import num_threads, random_clip, run_clip, time_in_turn, work_clock
+from basicsr_ssl.report.tables import Column, format_table, human
 
 RATIO = 0.7276  # SSL's: 337.8 G to 92 G multiply-accumulates
+FORMS = {'training': 'published RSC forward', 'as it is': 'inference', 'planned': 'optimize_network'}
 
 
 def main() -> None:
@@ -29,26 +34,55 @@ def main() -> None:
     parser.add_argument('files', nargs='*', help='networks to compare; the first is the reference')
     parser.add_argument('--lr-size', nargs=2, type=int, default=[90, 160], metavar=('H', 'W'))
     parser.add_argument('--frames', type=int, default=3)
-    parser.add_argument('--repeats', type=int, default=5)
+    parser.add_argument('--repeats', type=int, default=5, help='of which the least counts')
+    parser.add_argument('--threads', type=int, help='of the CPU')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--flow', action='store_true', help='with SPyNet, for the networks with random weights')
+    parser.add_argument('--blocks', type=int, default=30, help='of each trunk, of the networks with random weights')
+    parser.add_argument('--unidirectional', action='store_true', help='these networks')
+    parser.add_argument('--flow', action='store_true', help='these networks with SPyNet')
     args = parser.parse_args()
-
-    if args.files:
-        nets: dict[str, nn.Module] = {file: load_network(file, dtype=torch.float32) for file in args.files}
-    else:
-        torch.manual_seed(0)
-        dense = PrunableBasicVSR(flow='spynet' if args.flow else 'none')
-        nets = {'dense': dense}
-        pruned = partial(prune_network, dense, RATIO, budget='macs', score='l1')
-        for round_to in (1, 8, 16):
-            nets[f'global, round_to {round_to}'] = pruned(round_to=round_to)
-        nets['local, round_to 8'] = pruned(scope='local', round_to=8)
     lr_size = (args.lr_size[0], args.lr_size[1])
-    latency = measure_latency(nets, lr_size, args.frames, args.device, args.repeats)
-    rows = [{'network': name, **network_cost(net, lr_size), 'ms_per_frame': latency[name], 'lr_size': list(lr_size),
-             'device': args.device} for name, net in nets.items()]
-    print(format_summary(rows, reference=next(iter(nets))))
+    with num_threads(args.threads), torch.no_grad():
+        nets = _read(args.files) if args.files else _make(args)
+        print(compare({name: net.to(args.device).eval() for name, net in nets.items()}, lr_size, args.frames,
+                      args.repeats))
+
+
+def _read(files: list[str]) -> dict[str, nn.Module]:
+    return {file: load_network(file, dtype=torch.float32) for file in files}
+
+
+def _make(args: argparse.Namespace) -> dict[str, nn.Module]:
+    torch.manual_seed(0)
+    dense = PrunableBasicVSR(num_block=args.blocks, bidirectional=not args.unidirectional,
+                             flow='spynet' if args.flow else 'none')
+    pruned = partial(prune_network, dense, RATIO, budget='macs', score='l1')
+    return {'dense': dense, **{f'{layout}, round_to {round_to}': pruned(layout=layout, round_to=round_to)
+                               for layout in ('free', 'runs') for round_to in (1, 8, 16)}}
+
+
+def compare(nets: dict[str, nn.Module], lr_size: tuple[int, int], frames: int, repeats: int) -> str:
+    device = next(next(iter(nets.values())).parameters()).device
+    clip = random_clip(lr_size, frames, device)
+    runs: dict[tuple[str, str], Any] = {}
+    for name, net in nets.items():
+        planned = optimize_network(net, lr_size)
+        runs |= {(name, 'training'): partial(net, clip), (name, 'as it is'): partial(run_clip, net, clip),
+                 (name, 'planned'): partial(run_clip, planned, clip)}
+    ms = {key: 1000 * min(seconds) / frames
+          for key, seconds in time_in_turn(runs, repeats, 1, device, work_clock(device)).items()}
+    first = next(iter(nets))
+    rows = []
+    for name, net in nets.items():
+        cut = count_macs(nets[first], lr_size) / count_macs(net, lr_size)
+        realised = ms[first, 'planned'] / ms[name, 'planned']
+        rows.append({'network': name, 'macs': count_macs(net, lr_size), 'cut': cut, 'realised': realised,
+                     'share': realised / cut, **{form: ms[name, form] for form in FORMS}})
+    columns: list[Column] = [('network', 'network', 's'), ('macs', 'MACs', human),
+                             *((form, f'ms, {title}', '.0f') for form, title in FORMS.items()),
+                             ('cut', 'cut', '.2f'), ('realised', 'realised', '.2f'), ('share', 'realised/cut', '.2f')]
+    return (f'{lr_size[0]}x{lr_size[1]} LR, {torch.get_num_threads()} thread(s), {device}\n\n'
+            + format_table(rows, columns))
 
 
 if __name__ == '__main__':

@@ -14,7 +14,8 @@ ROOT = Path(__file__).parents[1]
 #: the stages first: what they notice is noticed soonest
 TESTS = [f'tests/test_{name}.py' for name in (
     'stages', 'methods', 'masks', 'regularizers', 'temporal_loss', 'scores', 'selection', 'surgery', 'gates', 'cost',
-    'data', 'flow', 'training', 'recipes', 'sensitivity', 'study', 'config', 'bad_input')]
+    'data', 'flow', 'training', 'recipes', 'sensitivity', 'study', 'config', 'bad_input', 'obproxsg', 'laplacian_loss',
+    'compression', 'swinir')]
 
 # file below the package, old text (exactly once there), new text
 FAULTS: list[tuple[str, str, str]] = [
@@ -85,7 +86,8 @@ FAULTS: list[tuple[str, str, str]] = [
     ('models/sparsity_model.py', 'return self.sparsity.state()', 'return {}'),
     ('models/stage.py', 'net.train(training)', 'pass'),
     ('models/stage.py', '        net.eval()\n', ''),
-    ('models/networks.py', 'for key in keys if own[key] != other.get(key)]', 'for key in keys if False]'),
+    ('models/networks.py', '    if own != other:', '    if False:'),
+    ('models/finetune_model.py', 'if own[key] != other.get(key)]', 'if False]'),
     ('models/pruning_model.py', 'cut_network(net, kept)', 'net'),
     ('models/training_state.py', "state['fingerprint'], state['iter']", '0'),
     ('methods/method.py', 'return with_gates(net, cls.kind) if', 'return net if'),
@@ -126,7 +128,7 @@ FAULTS: list[tuple[str, str, str]] = [
     ('methods/aware.py', "kind = 'weight_norm'", "kind = 'scale'"),
     ('methods/aware.py', 'self._norms(net)))', 'self._norms(self.net)))'),
     ('models/finetune_model.py', "net if net.spec.gates == 'mask' else without_gates(net)", 'without_gates(net)'),
-    ('nn/gated.py', "self.weight * self.weight_mask", 'self.weight'),
+    ('nn/gated.py', 'weight * self.weight_mask', 'weight'),
     ('nn/gated.py', "(gates != 'mask' and not units)", 'not units'),
     ('pruning/gates.py', 'torch.where(state.pop(mask_name(param)), state[param], 0)',
      'torch.where(state.pop(mask_name(param)), state[param], state[param])'),
@@ -137,7 +139,7 @@ FAULTS: list[tuple[str, str, str]] = [
     ('pruning/masks.py', 'mask[line[removable[line]][:removed]]', 'mask[line[:removed]]'),
     ('pruning/masks.py', '.get(layer, options.ratio)', '.get(layer, 0)'),
     ('api.py', 'plain = without_gates(net)\n    masks', 'plain = net\n    masks'),
-    ('api.py', 'isinstance(layer, cost.Conv) and not layer.flow', 'isinstance(layer, cost.Conv)'),
+    ('api.py', ' and not layer.flow]', ']'),
     ('api.py', 'options.ratios.get(name, options.ratio), scope', 'options.ratios.get(name, 0), scope'),
     ('models/pruning_model.py', 'PruningOptions.of(**pruning) == options', 'pruning == options'),
     ('checkpoints/sparse.py', "bool(flat[count:].any())", 'False'),
@@ -146,6 +148,27 @@ FAULTS: list[tuple[str, str, str]] = [
     ('report/sensitivity.py', "if not found['psnr'] - value", "if found['psnr'] - value"),
     ('report/sensitivity.py', 'sorted(zip(shares', 'list(zip(shares'),
     ('report/sensitivity.py', 'dict.fromkeys(groups, share), score', 'dict.fromkeys(groups[:1], share), score'),
+    # CDISM
+    ('models/optimization.py', 'lr * penalty).clamp_min(0)', 'penalty).clamp_min(0)'),
+    ('models/optimization.py', "['iterations'] < group", "['iterations'] <= group"),
+    ('models/optimization.py', "z.abs() > group['eps']", 'z.abs() > 0'),
+    ('models/optimization.py', 'if x.dim() < 2:', 'if x.dim() < 1:'),
+    ('losses/laplacian_loss.py', '2**i * level', 'level'),
+    ('losses/laplacian_loss.py', 'difference - blur(difference)', 'difference'),
+    ('losses/laplacian_loss.py', '4 * blur(spread)', '2 * blur(spread)'),
+    ('losses/laplacian_loss.py', '[*pyramid, x]', '[*pyramid, 0 * x]'),
+    ('models/distillation_model.py', 'self.cri_distill(output, expected)', 'self.cri_distill(output, target)'),
+    ('models/distillation_model.py', 'self.cri_pix(output, target)', 'self.cri_pix(expected, target)'),
+    ('models/compression_model.py', 'without_gates(net) if net.spec.gates else net', 'net'),
+    ('pruning/compression.py', "score_units(state, groups, 'l1')", "score_units(state, groups, 'random')"),
+    ('pruning/compression.py', 'depth**0.5), depth**0.5)', 'depth**0.5), depth)'),
+    ('pruning/compression.py', '(-values[i], i)', '(values[i], i)'),
+    # SwinIR
+    ('archs/swinir_arch.py', 'window_size // 2 if j % 2 else 0', '0'),
+    ('archs/swinir_arch.py', 'mask if shift else None', 'None'),
+    ('archs/swinir_arch.py', 'self.features**-0.5 * q', 'q'),
+    ('archs/swinir_arch.py', '2 * size - 2 - at', '2 * size - 1 - at'),
+    ('archs/swinir_arch.py', "Slice(f'{attn}.relative_position_bias_table', 1),", ''),
 ]
 
 

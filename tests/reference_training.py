@@ -127,6 +127,18 @@ def finetune(net: Any, teacher: Any, batches: Iterable[Batch], train: Mapping[st
     return _loop(net, batches, train, loss, train.get('fix_flow') or 0)
 
 
+def distill(net: Any, teacher: Any, batches: Iterable[Batch], train: Mapping[str, Any]) -> Trained:
+    """CDISM, stage 3: the output is held to a larger network's, and a tenth as much to the ground truth."""
+    def loss(lq: Tensor, gt: Tensor) -> Tensor:
+        output = net(lq)
+        with torch.no_grad():
+            expected = teacher(lq)
+        return 0.1 * (output - gt).abs().mean() + train['distill_opt'].get('loss_weight', 1) * multi_laplacian(
+            output, expected)
+
+    return _loop(net, batches, train, loss, train.get('fix_flow') or 0)
+
+
 def _loop(net: Any, batches: Iterable[Batch], train: Mapping[str, Any], loss: Callable[[Tensor, Tensor], Tensor],
           flow_from: float, penalise: Callable[[int], float] = lambda iteration: 0) -> Trained:
     """``penalise`` adds to the gradients, and returns what it is that it adds to the loss; 0 if it is no loss."""
@@ -205,6 +217,41 @@ def temporal(student: Mapping[str, Tensor], teacher: Mapping[str, Tensor], type:
                     for weight, frame in zip(weights, order)) / sum(weights)
         total = total + (value / size(expected).mean() if relative else value)
     return loss_weight * total / len(student)
+
+
+def multi_laplacian(a: Tensor, b: Tensor, levels: int = 5) -> Tensor:
+    """Images (..., h, w); levels from fine to coarse weigh 1, 2, 4, ..."""
+    def lap(one: Tensor, other: Tensor) -> Tensor:
+        total: Any = 0
+        for level in range(levels):
+            parts = []
+            for image in (one, other):
+                rows, columns = (blur_matrix(n, image) for n in image.shape[-2:])
+                coarse = (rows @ image @ columns.T)[..., ::2, ::2]
+                if level < levels - 1:
+                    # every other pixel, and zeros between them
+                    wide = [torch.eye(n).to(image)[:, ::2] for n in image.shape[-2:]]
+                    enlarged = (2 * rows @ wide[0]) @ coarse @ (2 * columns @ wide[1]).T
+                    parts.append((image - enlarged, coarse))
+                else:
+                    parts.append((image, image))
+            total = total + 2**level * (parts[0][0] - parts[1][0]).abs().mean()
+            one, other = parts[0][1], parts[1][1]
+        return total
+
+    sharp = [image - blur_matrix(image.shape[-2], image) @ image @ blur_matrix(image.shape[-1], image).T
+             for image in (a, b)]
+    return lap(a, b) + lap(*sharp)
+
+
+def blur_matrix(n: int, like: Tensor) -> Tensor:
+    """(n, n): 1, 4, 6, 4, 1 sixteenths; a pixel beyond the border is the one as far within it."""
+    matrix = torch.zeros(n, n)
+    for i in range(n):
+        for offset, weight in zip((-2, -1, 0, 1, 2), (1, 4, 6, 4, 1)):
+            j = abs(i + offset)
+            matrix[i, 2 * (n - 1) - j if j > n - 1 else j] += weight / 16
+    return matrix.to(like)
 
 
 def gates_of(group: Any) -> list[str]:

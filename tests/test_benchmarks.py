@@ -26,7 +26,9 @@ from basicsr_ssl.data.catalog import BENCHMARKS
 from basicsr_ssl.data.clips_dataset import ClipFoldersTestDataset
 from basicsr_ssl.evaluation.protocol import describe_protocol
 from basicsr_ssl.evaluation.result import Figures, read_result
+from basicsr_ssl.report import benchmarks
 from basicsr_ssl.report.benchmarks import benchmark_table, paper_table
+from basicsr_ssl.report.plots import Point, pareto_front
 from basicsr_ssl.report.published import IMAGE_TESTS, PUBLISHED, PUBLISHED_IMAGES, SOURCES, TESTS
 from basicsr_ssl.test import network_label
 
@@ -217,10 +219,11 @@ def test_independent_rows_are_mmagics() -> None:
 
 def test_published_rows_are_plausible() -> None:
     assert len({(row.method, row.source) for row in PUBLISHED}) == len(PUBLISHED)
-    assert {row.source for row in PUBLISHED + PUBLISHED_IMAGES} == set(SOURCES)
+    pruned = 'Singh'  # of the pruning study, with tables of its own
+    assert {row.source for row in PUBLISHED + PUBLISHED_IMAGES} | {pruned} == set(SOURCES)
     for row in PUBLISHED:
         assert set(row.scores) <= set(TESTS) and set(row.doubts) <= set(row.scores)
-        assert all(21 < psnr < 41 and .5 < ssim < 1 for psnr, ssim in row.scores.values()), row.method
+        assert all(21 < psnr < 41 and .5 < (ssim or 0) < 1 for psnr, ssim in row.scores.values()), row.method
     # no figure of the paper's networks is below bicubic
     bicubic = PUBLISHED[0].scores
     assert all(score > bicubic[test] for row in PUBLISHED[1:] for test, score in row.scores.items())
@@ -607,3 +610,49 @@ def test_pieces_of_reds_and_vimeo90k(test_data: Path, tmp_path: Path, monkeypatc
     vimeo = result_of('Vimeo90K-T_BD_bicubic_partial')
     assert {clip: values['frames'] for clip, values in vimeo['clips'].items()} == dict.fromkeys(septuplets, 1)
     assert any('7824' in sentence for sentence in vimeo['protocol']['missing'])
+
+
+# ---------------------------------------------------------------- pictures
+
+def test_the_front_is_what_no_other_point_beats() -> None:
+    points = [Point(*values) for values in (('a', 3, 30), ('b', 1, 28), ('c', 2, 27), ('d', 2, 29), ('e', 3, 31),
+                                            ('f', 9, 31))]
+    slowly = [p for p in points if not any(
+        q.cost <= p.cost and q.psnr >= p.psnr and (q.cost, q.psnr) != (p.cost, p.psnr) for q in points)]
+    assert pareto_front(points) == sorted(slowly, key=lambda p: p.cost)
+    assert [p.label for p in pareto_front(points)] == ['b', 'd', 'e']
+
+
+def test_the_chart_shows_every_result_by_macs_and_by_ms(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                        capsys: pytest.CaptureFixture[str]) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(benchmarks, 'pareto_chart', lambda path, rows: drawn.append((path, rows)))
+    half: dict[str, Any] = {'lr_size': [90, 320], 'degradation': 'BI', 'checkpoint_sha256': 64 * 'a'}
+    paths = [write_result(tmp_path, name, benchmark=name, metrics={'psnr': psnr, 'ssim': .9}, protocol={'scale': 2},
+                          macs=5_000_000_000, seconds_per_frame=seconds, **half)
+             for name, psnr, seconds in (('Set5', 37.0, 0.1), ('Set14', 33.0, 0.2))]
+    assert main(['table', *paths, '--plot', 'front.png', '--published']) == 0
+    assert '35.00/-' in capsys.readouterr().out  # the mean that CDISM's chart shows
+    [(path, rows)] = drawn
+    shown = {(title, name.split(' ')[0]): {p.label: (p.cost, p.psnr, p.own) for p in points}
+             for title, panels in rows for name, points in panels}
+    assert path == 'front.png' and list(shown) == [(title, name) for title in (
+        'Set5 BIx2', 'Set14 BIx2', 'Mean of Set5 and Set14 BIx2') for name in ('G', 'ms')]
+    assert shown['Set5 BIx2', 'ms'] == {'net': (100, 37, True)}
+    # published ones are counted for 180x320, twice the pixels
+    assert shown['Set5 BIx2', 'G']['net'] == (5, 37, True)
+    assert shown['Set5 BIx2', 'G']['ASSLN x2'] == (pytest.approx(165.8 / 4 / 2), 38.12, False)
+    assert shown['Mean of Set5 and Set14 BIx2', 'G']['EDSRmini x2'] == (pytest.approx(11.65 / 8), 35.44, False)
+    other = write_result(tmp_path, 'other', benchmark='Set5', protocol={'scale': 2})
+    assert main(['table', paths[0], other, '--plot', 'front.png']) == 1
+    assert 'LR frames of different sizes, 90x320 and 180x320' in capsys.readouterr().err
+
+
+def test_the_chart_is_a_picture(tmp_path: Path) -> None:
+    paths = [write_result(tmp_path, 'a'), write_result(tmp_path, 'b', network='bicubic', checkpoint_sha256=None,
+                                                       macs=0, metrics={'psnr': 23.7, 'ssim': .63})]
+    benchmarks.plot_results(paths, tmp_path / 'front.png')
+    picture: Any = cv2.imread(str(tmp_path / 'front.png'))
+    assert picture.shape == (400, 1120, 3)
+    with pytest.raises(ValueError, match='there is no PSNR to draw'):
+        benchmarks.plot_results([write_result(tmp_path, 'c', metrics={'ssim': .8})], tmp_path / 'none.png')

@@ -28,7 +28,7 @@ def test_every_convolution_stands_in_the_table(form: str, args: dict[str, Any]) 
     net = net_of(form, args)
     real = {name: (m.in_channels, m.out_channels, m.kernel_size[0]) for name, m in net.named_modules()
             if isinstance(m, torch.nn.Conv2d)}
-    assert {conv.name: (conv.cin, conv.cout, conv.kernel) for conv in net.layers} == real
+    assert {conv.name: (conv.cin, conv.cout, conv.kernel) for conv in net.cost_table} == real
     numel = {name: p.numel() for name, p in net.named_parameters() if not name.endswith(('gate', 'gate_in'))}
     assert count_params(net) == sum(numel.values())
     assert count_params(net, flow=False) == sum(n for name, n in numel.items() if not name.startswith('spynet'))

@@ -189,7 +189,7 @@ def test_an_aligned_stream_is_one_group_of_all_that_writes_or_reads_it() -> None
         ('body.0.conv2.weight', 0, True), ('body.0.conv2.bias', 0, True), ('conv_after_body.weight', 0, True),
         ('conv_after_body.weight', 1, False), ('conv_after_body.bias', 0, True), ('upsample.0.weight', 1, False)}
     narrow: Any = cut_network(tiny_edsr(residual='aligned', scale=2), {'stream': [1, 2, 6]})
-    assert not narrow.spec.index and {conv.cout for conv in narrow.layers if conv.name in (
+    assert not narrow.spec.index and {conv.cout for conv in narrow.cost_table if conv.name in (
         'conv_first', 'body.0.conv2', 'body.1.conv2', 'conv_after_body')} == {3}
 
 
@@ -214,7 +214,7 @@ def test_cost_equals_the_tensors_and_pytorchs_counter(form: str, args: dict[str,
     net: Any = tiny_edsr(**args)
     net = with_gates(net) if form == 'gated' else cut_network(net, some_units(net)) if form == 'compact' else net
     real = {name: (m.in_channels, m.out_channels) for name, m in net.named_modules() if isinstance(m, torch.nn.Conv2d)}
-    assert {conv.name: (conv.cin, conv.cout) for conv in net.layers} == real
+    assert {conv.name: (conv.cin, conv.cout) for conv in net.cost_table} == real
     assert count_params(net) == sum(p.numel() for name, p in net.named_parameters() if 'gate' not in name)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         net(image(batch=1, dtype=torch.float32))

@@ -76,7 +76,7 @@ def test_networks_built_with_gates_start_as_the_dense_one(kind: Any) -> None:
 
 def test_weight_normalisation_by_hand() -> None:
     torch.manual_seed(0)
-    layer = GatedConv2d(3, 4, 3, 'weight_norm', repeat=2, gate_in=True).double()
+    layer: Any = GatedConv2d(3, 4, 3, 'weight_norm', repeat=2, gate_in=True).double()
     assert layer.gate_in is not None and layer.bias is not None
     with torch.no_grad():
         layer.gate.copy_(torch.tensor([2., -3]))

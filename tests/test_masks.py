@@ -138,8 +138,9 @@ def test_chance_is_the_seeds() -> None:
 
 @pytest.mark.parametrize(('settings', 'message'), [
     ({'structure': 'weights'}, 'score gate is of units and their gates, not of weights: choose l1, l2 or random'),
-    ({'structure': 'filters', 'score': 'l1', 'budget': 'macs'}, 'leave budget and round_to out'),
-    ({'structure': 'filters', 'score': 'l1', 'round_to': 4}, 'leave budget and round_to out'),
+    ({'structure': 'filters', 'score': 'l1', 'budget': 'macs'}, 'leave budget, layout and round_to out'),
+    ({'structure': 'filters', 'score': 'l1', 'layout': 'runs'}, 'leave budget, layout and round_to out'),
+    ({'structure': 'filters', 'score': 'l1', 'round_to': 4}, 'leave budget, layout and round_to out'),
     ({'ratios': {'fusion': 0.5}, 'budget': 'macs'}, 'ratios are shares of the units of each group: leave budget out'),
     ({'ratios': {'fusion': 1.5}}, r'must be in \[0, 1\)'),
     ({'ratios': {'fuzion': 0.5}, 'score': 'l1'}, 'ratios: the network has no group fuzion; it has .*fusion'),

@@ -57,7 +57,7 @@ def test_metadata_names_version_extras_and_pythons(metadata):
     [version] = [ast.literal_eval(node.value) for node in source.body if isinstance(node, ast.Assign)]
     assert canonicalize_name(metadata['Name']) == 'basicsr-ssl'
     assert metadata['Version'] == version
-    assert set(metadata.get_all('Provides-Extra')) == {'test', 'dev'}
+    assert set(metadata.get_all('Provides-Extra')) == {'video', 'export', 'test', 'dev'}
     assert SpecifierSet(metadata['Requires-Python']) == SpecifierSet('>=3.10,<3.13')
 
 

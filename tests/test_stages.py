@@ -18,6 +18,7 @@ import pytest
 import reference_training as reference
 import torch
 from basicsr.data import build_dataset
+from basicsr.utils.registry import ARCH_REGISTRY
 from double import double_precision
 from nets import random_gates_, randomise_
 from safetensors.torch import load_file
@@ -367,6 +368,41 @@ def test_training_from_scratch_takes_only_the_shape_of_a_file(clips: Path, args:
     assert load_network(output()).spec == small.spec
 
 
+DISTILLATION: dict[str, Any] = {'pixel_opt': {'type': 'L1Loss', 'loss_weight': 0.1}, 'accumulate': 2,
+                                'distill_opt': {'type': 'MultiLaplacianLoss', 'loss_weight': 0.7}}
+
+
+def test_distillation_of_clips(clips: Path) -> None:
+    net, teacher = make('start.safetensors'), make('teacher.safetensors', seed=5, num_feat=6, num_block=2)
+    opt = stage(clips, 4, model_type='DistillationModel', train=DISTILLATION, path={
+        'pretrain_network_g': 'start.safetensors', 'pretrain_network_teacher': 'teacher.safetensors'})
+    assert run(opt) == 0
+    check(net, reference.distill(net, teacher, batches(opt), opt['train']), opt)
+
+
+@pytest.mark.parametrize('arch', ['PrunableEDSR', 'PrunableSwinIR'])
+def test_distillation_of_images(clips: Path, arch: str) -> None:
+    sizes: dict[str, Any] = {'num_feat': 4, 'num_block': 1, 'img_range': 1.0} if arch == 'PrunableEDSR' else {
+        'embed_dim': 6, 'depths': [2], 'num_heads': [2], 'window_size': 4}
+    torch.manual_seed(0)
+    net = ARCH_REGISTRY.get(arch)(**sizes, scale=2)
+    save_network(net, 'start.safetensors')
+    teacher = PrunableEDSR(6, 1, scale=2, img_range=1)
+    save_network(teacher, 'teacher.safetensors')
+    opt = stage(clips, 4, model_type='DistillationModel', scale=2, train=DISTILLATION, path={
+        'pretrain_network_g': 'start.safetensors', 'pretrain_network_teacher': 'teacher.safetensors'})
+    opt['datasets'] = {
+        'train': {'name': 'frames', 'type': 'ImageFolderDataset', 'dataroot_gt': str(clips), 'gt_size': 20,
+                  'batch_size_per_gpu': 2, 'num_worker_per_gpu': 0},
+        'val': {'name': 'held', 'type': 'ImageFolderTestDataset', 'dataroot_gt': str(clips / 'clip_0'),
+                'degradation': 'BI'}}
+    assert run(opt) == 0
+    trained = reference.distill(net, teacher, batches(opt), opt['train'])
+    state = torch.load('experiments/run/training_states/4.state', weights_only=True)
+    assert_close(state['net'], trained.raw)
+    assert_close(load_file(output()), trained.ema)
+
+
 class StopAt(logging.Handler):
     """Asks for a stop in the given iteration, as Ctrl-C or a scheduler does."""
 
@@ -380,7 +416,8 @@ class StopAt(logging.Handler):
 
 
 @pytest.mark.parametrize('iteration', [1, 3, 5])
-@pytest.mark.parametrize('kind', ['ReconstructionModel', 'SparsityLearningModel', 'Aware', 'TemporalFinetuneModel'])
+@pytest.mark.parametrize('kind', ['ReconstructionModel', 'SparsityLearningModel', 'Aware', 'TemporalFinetuneModel',
+                                  'DistillationModel'])
 def test_an_interruption_changes_nothing(clips: Path, kind: str, iteration: int) -> None:
     make('start.safetensors', gated=True)
     make('teacher.safetensors', seed=5)
@@ -392,6 +429,9 @@ def test_an_interruption_changes_nothing(clips: Path, kind: str, iteration: int)
             'ratio': 0.4, 'score': 'l2', 'scope': 'local'})
     if kind == 'TemporalFinetuneModel':
         opt['train']['temporal_opt'] = {'type': 'TemporalStateLoss'}
+    if kind == 'DistillationModel':
+        opt['train'].update(DISTILLATION)
+    if kind.endswith(('FinetuneModel', 'DistillationModel')):
         opt['path']['pretrain_network_teacher'] = 'teacher.safetensors'
     assert run(opt) == 0
     whole, selection = load_file(output()), read_metadata(output()).get('selection')

@@ -174,7 +174,7 @@ BAD_PTH: dict[str, tuple[Callable[[BasicVSR, Path], object], str]] = {
                        'it holds the entries epoch, iter, optimizers, and no weights'),
     'number-keys': (lambda net, path: torch.save({1: torch.ones(1)}, path), 'it holds the entries 1, and no weights'),
     'another-arch': (lambda net, path: torch.save({'params': {'conv.weight': torch.ones(1)}}, path),
-                     r'is a foreign file: it holds conv\.weight, not a BasicVSR, SpyNet or EDSR'),
+                     r'is a foreign file: it holds conv\.weight, not a BasicVSR, SpyNet, EDSR or SwinIR'),
     'no-blocks': (lambda net, path: torch.save({n: t for n, t in net.state_dict().items() if 'main.2' not in n}, path),
                   'not a whole BasicVSR: missing or misshapen the residual blocks'),
     'gap': (lambda net, path: torch.save({n.replace('main.2.1.', 'main.2.999999999.'): t
@@ -315,7 +315,7 @@ def test_zip_archives_of_other_things(tmp_path: Path) -> None:
 @pytest.mark.parametrize('metadata', [None, {'format': 'pt'}], ids=['none', 'foreign'])
 def test_safetensors_of_other_projects(metadata: dict[str, str] | None, saved: Path) -> None:
     save_file({'a': torch.ones(2)}, saved, metadata=metadata)
-    with pytest.raises(ValueError, match='is a foreign file: it holds a, not a BasicVSR, SpyNet or EDSR'):
+    with pytest.raises(ValueError, match='is a foreign file: it holds a, not a BasicVSR, SpyNet, EDSR or SwinIR'):
         load_network(saved)
     with pytest.raises(ValueError, match='a foreign file: safetensors, but not of basicsr_ssl, without a network spec'):
         read_metadata(saved)

@@ -137,10 +137,10 @@ def test_one_group_over_an_aligned_stream_cuts_every_layer_alike() -> None:
 
 def test_index_keeps_the_channels_of_the_full_layer() -> None:
     state = {'one.weight': numbers(3, 4)}
-    group = Group('one', 4, (Slice('one.weight', 1),), indexed=True)
+    group = Group('one', 4, (Slice('one.weight', 1),), stream='features')
     state, spec = cut(state, Spec('Any'), [group], {'one': [0, 1, 3]})
     assert spec.index == {'one': [0, 1, 3]}
-    smaller = Group('one', 3, group.slices, indexed=True)
+    smaller = Group('one', 3, group.slices, stream='features')
     again, spec = cut(state, spec, [smaller], {'one': [1, 2]})
     assert spec.index == {'one': [1, 3]} and spec.widths == {'one': 2}
     assert torch.equal(again['one.weight'], state['one.weight'][:, 1:])

@@ -980,10 +980,12 @@ def test_a_mirror_is_asked_first(server, listed, patience, monkeypatch):
 def test_listing(server, listed, patience):
     zoo.download(['first'], zoo.FOLDER, patience)
     assert zoo.listing().splitlines() == [
+        'basicsr_ssl: part of this package, licence: Apache-2.0',
+        '  basicvsr_small_x4  here     BasicVSR of 32 channels, 5 blocks, without flow, videos and photographs, BI x4',
         'here: https://weights.example, licence: MIT',
-        '  first   here     BasicVSR, photographs, BI x4',
-        '  second           BasicVSR, photographs, BI x4',
-        '  third   by hand  BasicVSR, photographs, BI x4',
+        '  first              here     BasicVSR, photographs, BI x4',
+        '  second                      BasicVSR, photographs, BI x4',
+        '  third              by hand  BasicVSR, photographs, BI x4',
         '',
         'here: in experiments/pretrained_models. by hand: options/zoo.yml says on which page it is.',
         'Download: basicsr-ssl download NAME ... | all. In option files: zoo://NAME.']
@@ -1113,6 +1115,14 @@ def test_resolve(server, listed, patience):
         assert zoo.resolve(other) == other
     with pytest.raises(ValueError, match=r"there is no network 'forst' in options/zoo\.yml; did you mean 'first'"):
         zoo.resolve('zoo://forst')
+
+
+def test_what_is_packaged_needs_neither_list_nor_server(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, '_list_file', pytest.fail)
+    [name] = zoo.PACKAGED
+    assert Path(zoo.resolve(f'zoo://{name}')).parent == Path(zoo.__file__).parent
+    assert Path(zoo.resolve(f'zoo://{name}')).stat().st_size < 1.1e6
+    assert zoo.find(name).is_at_hand() and server.requests == []
 
 
 def test_option_files_name_entries(server, listed, tmp_path):

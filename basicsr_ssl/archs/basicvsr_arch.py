@@ -62,13 +62,13 @@ def group_table(spec: Spec) -> list[Group]:
             block = f'{trunk}.main.2.{j}'
             one, two = f'{block}.conv1', f'{block}.conv2'
             groups += [
-                Group(f'{block}.in', widths[f'{block}.in'], (Slice(f'{one}.weight', 1, gate=f'{one}.gate_in'),), True),
+                Group(f'{block}.in', widths[f'{block}.in'], (Slice(f'{one}.weight', 1, gate=f'{one}.gate_in'),), trunk),
                 Group(f'{block}.mid', widths[f'{block}.mid'],
                       (Slice(f'{one}.weight', 0, gate=f'{one}.gate'), Slice(f'{one}.bias', 0, gate=f'{one}.gate'),
                        Slice(f'{two}.weight', 1))),
                 Group(f'{block}.out', widths[f'{block}.out'],
                       (Slice(f'{two}.weight', 0, gate=f'{two}.gate'), Slice(f'{two}.bias', 0, gate=f'{two}.gate')),
-                      True),
+                      trunk),
             ]
     if args['bidirectional']:
         groups.append(filters('fusion', 'upconv1'))
@@ -77,6 +77,17 @@ def group_table(spec: Spec) -> list[Group]:
     else:
         groups.append(filters('upconv1', 'conv_hr', 4))
     return [*groups, filters('conv_hr', 'conv_last')]
+
+
+def stream_table(args: Mapping[str, Any]) -> dict[str, tuple[Slice, ...]]:
+    """Each trunk's residual stream, which is its hidden state too."""
+    streams = {}
+    for trunk in trunk_names(args):
+        first = f'{trunk}.main.0'
+        behind = Slice('fusion.weight', 1, offset=0 if trunk == 'backward_trunk' else args['num_feat'])
+        streams[trunk] = (Slice(f'{first}.weight', 0), Slice(f'{first}.bias', 0), Slice(f'{first}.weight', 1, offset=3),
+                          behind if args['bidirectional'] else Slice('upconv1.weight', 1))
+    return streams
 
 
 def layer_table(args: Mapping[str, Any], widths: Mapping[str, int]) -> list[Conv]:
@@ -143,6 +154,7 @@ class PrunableBasicVSR(PrunableNetwork):
     full_widths = staticmethod(full_widths)
     group_table = staticmethod(group_table)
     layer_table = staticmethod(layer_table)
+    stream_table = staticmethod(stream_table)
     task = 'clip'
     #: arguments that the hidden states depend on: those of two networks can be compared if these are equal
     state_args = ('num_feat', 'bidirectional')

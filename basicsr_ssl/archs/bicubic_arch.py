@@ -25,7 +25,7 @@ class BicubicUpsampler(nn.Module):
     flow_network = None
     pruning_args = ()
     groups: list[Group] = []
-    layers: list[Layer] = []
+    cost_table: list[Layer] = []
 
     def __init__(self, scale: int = 4) -> None:
         super().__init__()

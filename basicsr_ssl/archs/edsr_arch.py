@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from basicsr_ssl.archs.prunable import PrunableNetwork, check_choice, check_least
 from basicsr_ssl.nn.blocks import Channels, Residual, ResidualBlock, update_
 from basicsr_ssl.nn.gated import conv
+from basicsr_ssl.pruning.body import Body, Size, Stack
 from basicsr_ssl.pruning.cost import Conv
 from basicsr_ssl.pruning.gates import Gates
 from basicsr_ssl.pruning.groups import Group, Slice
@@ -77,11 +78,11 @@ def group_table(spec: Spec) -> list[Group]:
         stream += [Slice(f'{reader}.weight', 1), *filters(writer)]
         if args['residual'] == 'rsc':
             groups.append(Group(f'{name}.in', widths[f'{name}.in'],
-                                (Slice(f'{reader}.weight', 1, gate=f'{reader}.gate_in'),), True))
+                                (Slice(f'{reader}.weight', 1, gate=f'{reader}.gate_in'),), 'features'))
         if reader != writer:
             groups.append(Group(f'{name}.mid', widths[f'{name}.mid'], (*filters(reader), Slice(f'{writer}.weight', 1))))
         if args['residual'] == 'rsc':
-            groups.append(Group(f'{name}.out', widths[f'{name}.out'], filters(writer), True))
+            groups.append(Group(f'{name}.out', widths[f'{name}.out'], filters(writer), 'features'))
     if args['residual'] == 'aligned':
         groups.insert(0, Group('stream', widths['stream'], (*stream, Slice('upsample.0.weight', 1))))
     if args['upsampler'] == 'pixelshuffle':
@@ -89,6 +90,12 @@ def group_table(spec: Spec) -> list[Group]:
         groups += [Group(name, widths[name], (*filters(name, r**2), Slice(f'{follower}.weight', 1)))
                    for (name, r), follower in zip(shuffles(args).items(), names[1:])]
     return groups
+
+
+def stream_table(args: Mapping[str, Any]) -> dict[str, tuple[Slice, ...]]:
+    """The residual stream, if blocks read and write channels of their own choice."""
+    return {'features': (Slice('conv_first.weight', 0), Slice('conv_first.bias', 0), Slice('upsample.0.weight', 1))
+            } if args['residual'] == 'rsc' else {}
 
 
 def layer_table(args: Mapping[str, Any], widths: Mapping[str, int]) -> list[Conv]:
@@ -108,6 +115,25 @@ def layer_table(args: Mapping[str, Any], widths: Mapping[str, int]) -> list[Conv
         layers.append(Conv(name, cin, r**2 * w[name], 3, area=size**2))
         cin, size = w[name], size * r
     return [*layers, Conv('conv_last', cin, 3, 3, area=size**2)]
+
+
+def body_table(args: Mapping[str, Any]) -> Body:
+    """The residual blocks, in groups if there are any."""
+    j = range(args['num_block'])
+    groups = tuple(Stack(tuple(f'body.{group}.residual_group.{k}' for k in j), (f'body.{group}.conv',))
+                   for group in range(args['num_group']))
+    return Body(args['num_feat'], groups or (Stack(tuple(f'body.{k}' for k in j)),))
+
+
+def resized(args: Mapping[str, Any], size: Size) -> dict[str, Any]:
+    """Arguments of a network of another size."""
+    return {**args, 'num_feat': size.channels, 'num_block': size.blocks,
+            'num_group': size.stacks if args['num_group'] else 0}
+
+
+def unit_table(args: Mapping[str, Any]) -> list[Group]:
+    """The groups by which all of the network that ``num_feat`` says becomes narrow."""
+    return group_table(Spec('PrunableEDSR', {**args, 'residual': 'aligned'}))
 
 
 @ARCH_REGISTRY.register()
@@ -154,6 +180,8 @@ class PrunableEDSR(PrunableNetwork):
     full_widths = staticmethod(full_widths)
     group_table = staticmethod(group_table)
     layer_table = staticmethod(layer_table)
+    stream_table = staticmethod(stream_table)
+    body_table, resized, unit_table = staticmethod(body_table), staticmethod(resized), staticmethod(unit_table)
     task = 'image'
     pruning_args = ('residual',)
     mean: Tensor

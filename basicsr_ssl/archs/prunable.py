@@ -10,7 +10,7 @@ from torch import nn
 
 from basicsr_ssl.pruning.cost import Layer
 from basicsr_ssl.pruning.gates import GATES
-from basicsr_ssl.pruning.groups import Group, check_form
+from basicsr_ssl.pruning.groups import Group, Slice, check_form
 from basicsr_ssl.pruning.spec import Spec
 
 
@@ -37,6 +37,9 @@ class PrunableNetwork(nn.Module, ABC):
     task: ClassVar[str]
     #: arguments that say what may be removed: of a dense network they may be changed
     pruning_args: ClassVar[tuple[str, ...]] = ()
+    #: of an arch that can be made smaller as a whole: ``body_table(args) -> Body``, see ``pruning/body.py``; it
+    #: has ``resized(args, size) -> args`` of a smaller one, and ``unit_table(args)``, the groups of all widths
+    body_table: ClassVar[Any] = None
     #: the submodule that estimates flow
     flow_network: Any = None
 
@@ -64,13 +67,21 @@ class PrunableNetwork(nn.Module, ABC):
     def layer_table(args: Mapping[str, Any], widths: Mapping[str, int]) -> Sequence[Layer]:
         """All layers of the network with these widths (groups not named are full)."""
 
+    @staticmethod
+    def stream_table(args: Mapping[str, Any]) -> dict[str, tuple[Slice, ...]]:
+        """The streams that groups name, and where their channels stand in parameters that belong to no such group.
+
+        The first slice of each holds nothing but the stream.
+        """
+        return {}
+
     @property
     def groups(self) -> list[Group]:
         """The prunable groups of this network."""
         return self.group_table(self.spec)
 
     @property
-    def layers(self) -> Sequence[Layer]:
+    def cost_table(self) -> Sequence[Layer]:
         """The layers of this network, for counting."""
         return self.layer_table(self.spec.args, self.spec.widths)
 

@@ -48,7 +48,7 @@ class StandaloneSpyNet(AnySizeSpyNet):
         if size not in SIZES:
             raise ValueError(f'size must be {" or ".join(SIZES)}, got {size!r}')
         super().__init__(size)
-        self.layers = layer_table(size)
+        self.cost_table = layer_table(size)
         self.spec = Spec('StandaloneSpyNet', {} if size == 'full' else {'size': size})
 
     def forward(self, ref: Tensor, supp: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ pytorch-spynet   a plain state dict                                        ``mod
 EDSR: BasicSR    as BasicSR                                                ``conv_after_body``
 EDSR-PyTorch     a plain state dict                                        ``head.0``, ``body.0.body.0``
 ASSL, SRP        ``state_dict``; lists ``kept_wg`` beside the weights      as EDSR-PyTorch
+SwinIR           as BasicSR; its authors alike                              ``patch_embed.norm``
 ================ ========================================================= =================================
 
 Also ``net`` and ``model_state_dict``, the prefixes ``net_g.`` and ``net_g_ema.`` as mmagic's, and those that
@@ -123,8 +124,9 @@ def _network(name: str, weights: _Weights, load: Callable[[Mapping[str, Any]], d
     named = weights.named
     layout = next((layout for layout in LAYOUTS if named.keys() >= set(layout.markers)), None)
     if layout is None:
-        raise ValueError(f'{name} is a foreign file: it holds {listed(named, 3)}, not a BasicVSR, SpyNet or '
-                         'EDSR as BasicSR, mmagic, the SSL authors, pytorch-spynet or EDSR-PyTorch name their layers')
+        raise ValueError(f'{name} is a foreign file: it holds {listed(named, 3)}, not a BasicVSR, SpyNet, '
+                         'EDSR or SwinIR as BasicSR, mmagic, the SSL authors, pytorch-spynet or EDSR-PyTorch name '
+                         'their layers')
     renamed = {layout.rename(theirs): theirs for theirs in named}
     if len(renamed) < len(named):
         raise ValueError(f'{name} is corrupted: two of its tensors have one name')

@@ -169,8 +169,8 @@ def load_network(source: str | os.PathLike | BinaryIO | Mapping[str, Any], param
     """Rebuild a network from its file alone, in eval mode. Nothing in the file is executed.
 
     Args:
-        source: a file written by ``save_network`` (dense, gated or compact), a BasicVSR, SpyNet or EDSR of another
-            project (see ``importers``; what a file is follows from its contents), or the word ``bicubic`` for MATLAB's
+        source: a file written by ``save_network`` (dense, gated or compact), a BasicVSR, SpyNet, EDSR or SwinIR of
+            another project (see ``importers``; what a file is follows from its contents), or ``bicubic`` for MATLAB's
             bicubic upsampling by 4. Also an open binary file, or a state dict.
         param_key: ``params`` or ``params_ema`` of a file that has both; None prefers the latter.
         device: where to; None is the CPU.

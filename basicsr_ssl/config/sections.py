@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, fie
 from basicsr_ssl.config.registered import FilePath, Section, check_typed, fail, stage_kinds
 from basicsr_ssl.evaluation.result import COST_FIGURES, RESERVED
 from basicsr_ssl.pruning.cost import LR_SIZE
-from basicsr_ssl.pruning.options import PruningOptions
+from basicsr_ssl.pruning.options import CompressionOptions, PruningOptions
 from basicsr_ssl.terminal import suggest
 
 # Marks a mapping in the JSON schema whose keys depend on its type.
@@ -147,6 +147,8 @@ class Train(Section):
     gate_lr_mul: Factor = Field(1.0, description='factor on the learning rate of the gates')
     pixel_opt: Loss | None = Field(None, description='reconstruction loss; needed as soon as total_iter is above 0')
     temporal_opt: Loss | None = Field(None, description='loss on the hidden states; only in TemporalFinetuneModel')
+    distill_opt: Loss | None = Field(None, description="loss between the network's and the teacher's output; only in "
+                                                       'DistillationModel')
     amp: Literal['bf16', 'fp16'] | None = Field(None, description='mixed precision; null: full precision')
     accumulate: Positive = Field(1, description='batches whose gradients are added up for one iteration')
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = Field(None, description='greatest norm of the gradient')
@@ -170,6 +172,10 @@ class Pruning(PruningOptions, Section):
     """What goes."""
 
 
+class Compression(CompressionOptions, Section):
+    """How a sparse network becomes a small one."""
+
+
 class Val(Section):
     """Validation during training, and testing."""
 
@@ -190,6 +196,9 @@ class Val(Section):
     keep_states: Literal['device', 'host'] = Field('device', description=(
         'where the hidden states of a clip wait while it is run: on the device, or, if they do not fit there, in host '
         'memory'))
+    optimize: Literal['off', 'auto'] = Field('off', description=(
+        'auto: in tests and reports, run the network in the form that measures fastest here, which is found before the '
+        'first frame (optimize_network); it computes the same but for rounding'))
     metrics: dict[str, Metric] | None = Field(None, description='metrics by the name they are reported under')
 
     @field_validator('metrics')
@@ -305,6 +314,7 @@ class Stage(Common):
     train: Train | None = Field(None, description='training')
     sparsity: Method | None = Field(None, description='method of sparsity learning')
     pruning: Pruning | None = Field(None, description='which units go')
+    compression: Compression | None = Field(None, description='how a sparse network becomes a small one')
     val: Val | None = Field(None, description='validation; null: none')
 
 
@@ -320,4 +330,5 @@ class Recipe(Common):
     train: Any = None
     sparsity: Any = None
     pruning: Any = None
+    compression: Any = None
     val: Any = None

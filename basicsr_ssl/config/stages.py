@@ -23,7 +23,9 @@ from basicsr_ssl.terminal import suggest
 STAGE_REF = 'stage://'
 NETWORK_FILES = (('path', 'pretrain_network_g'), ('path', 'pretrain_network_teacher'), ('network_g', 'spynet_path'))
 # The sections that are ingredients of some kinds of stage; each kind says which of them it uses.
-INGREDIENTS = ('train', 'sparsity', 'pruning')
+INGREDIENTS = ('train', 'sparsity', 'pruning', 'compression')
+# Losses that need a teacher, and what they compare with.
+OF_TEACHER = {'temporal_opt': 'the dense network', 'distill_opt': 'the output of a larger network'}
 DEBUG_FREQ = 8  # BasicSR's interval of validations and of saved states under --debug
 _ONLY_A_TEST = Problem(('name',), f'{NETWORK_LABEL} stands for the network that is tested; name a training without it')
 
@@ -190,13 +192,15 @@ def _needs(tree: Tree, kind: str, stage: Any) -> list[Problem]:
     if tree.get('network_g') is None and get(tree, 'path', 'pretrain_network_g') is None:
         problems.append(Problem(('path', 'pretrain_network_g'), 'there is no network: name a file here, or describe '
                                                                 'one in network_g'))
-    for key in ('pixel_opt', 'temporal_opt') if 'train' in stage.sections else ():
+    for key in ('pixel_opt', *OF_TEACHER) if 'train' in stage.sections else ():
         if get(tree, 'train', key) is not None and key not in stage.losses:
             problems.append(Problem(('train', key), f'{kind} does not know this loss; use '
                                     f'{" or ".join(_kinds_that_know(key))}, or remove this'))
-        elif key == 'temporal_opt' and get(tree, 'train', key) and not get(tree, 'path', 'pretrain_network_teacher'):
-            problems.append(Problem(('path', 'pretrain_network_teacher'), 'train:temporal_opt compares with the dense '
-                                                                          'network; name its file here'))
+        elif key in OF_TEACHER and get(tree, 'train', key) and not get(tree, 'path', 'pretrain_network_teacher'):
+            problems.append(Problem(('path', 'pretrain_network_teacher'), f'train:{key} compares with '
+                                    f'{OF_TEACHER[key]}; name its file here'))
+        elif key == 'distill_opt' and key in stage.losses and get(tree, 'train') and not get(tree, 'train', key):
+            problems.append(Problem(('train', key), f'{kind} needs this loss'))
     return problems
 
 

@@ -40,6 +40,14 @@ class SGDOptions(OptimizerOptions):
     nesterov: bool = Field(False, description="Nesterov's momentum")
 
 
+class OBProxSGOptions(OptimizerOptions):
+    """Stochastic gradient descent on the loss plus an L1 penalty, whose zeros are exact."""
+
+    penalty: float = Field(1e-4, ge=0, description='factor of the L1 norm of the weights')
+    proximal_iter: int = Field(ge=0, description='iterations of proximal steps; those after it are orthant steps')
+    eps: float = Field(1e-4, ge=0, description='greatest magnitude that an orthant step sets to 0')
+
+
 @OPTIMIZER_REGISTRY.register()
 class Adam(torch.optim.Adam):
     Options = AdamOptions
@@ -53,6 +61,59 @@ class AdamW(torch.optim.AdamW):
 @OPTIMIZER_REGISTRY.register()
 class SGD(torch.optim.SGD):
     Options = SGDOptions
+
+
+@OPTIMIZER_REGISTRY.register()
+class OBProxSG(torch.optim.Optimizer):
+    """OBProx-SG (Chen et al., arXiv 2004.03639), for a loss plus ``penalty * |x|_1``.
+
+    With g the gradient of the loss, the first ``proximal_iter`` iterations shrink towards zero, and the others stay in
+    the orthant that the weights are in::
+
+        proximal    x <- S(x - lr * g),  S(z) = sign(z) * max(|z| - lr * penalty, 0)
+        orthant     z = x - lr * (g + penalty * sign(x));   x <- z where z has the sign of x and |z| > eps, else 0
+
+    So what is 0 after the proximal steps stays 0. Penalised are weights of two dimensions and more (ours); biases and
+    norms take plain gradient steps.
+
+    Args:
+        params: parameters, or groups of them.
+        lr: learning rate.
+        penalty, proximal_iter, eps: see above.
+        weight_decay: L2 penalty.
+    """
+
+    Options = OBProxSGOptions
+
+    def __init__(self, params: Any, lr: float, penalty: float = 1e-4, proximal_iter: int = 0, eps: float = 1e-4,
+                 weight_decay: float = 0.0) -> None:
+        # the count stands in the groups, and so in the state that a resume reads
+        super().__init__(params, {'lr': lr, 'penalty': penalty, 'proximal_iter': proximal_iter, 'eps': eps,
+                                  'weight_decay': weight_decay, 'iterations': 0})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            proximal = group['iterations'] < group['proximal_iter']
+            group['iterations'] += 1
+            lr, penalty = group['lr'], group['penalty']
+            for x in group['params']:
+                if x.grad is None:
+                    continue
+                gradient = x.grad + group['weight_decay'] * x
+                if x.dim() < 2:
+                    x.sub_(lr * gradient)
+                elif proximal:
+                    z = x - lr * gradient
+                    x.copy_(z.sign() * (z.abs() - lr * penalty).clamp_min(0))
+                else:
+                    z = x - lr * (gradient + penalty * x.sign())
+                    x.copy_(torch.where((z.sign() == x.sign()) & (z.abs() > group['eps']), z, 0))
+        return loss
 
 
 def build_optimizer(net: Any, train: Mapping[str, Any]) -> torch.optim.Optimizer:

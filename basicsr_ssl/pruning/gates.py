@@ -10,7 +10,7 @@ kind            per                          the gated form computes with       
 ``mask``        weight, ``<weight>_mask``    ``mask * w``                       1; it is 0 or 1, and not trained
 =============== ============================ ================================== ==================================
 
-Gates are on the convolutions whose units can be removed, masks on all but those of the flow network. Weight
+Gates are on the layers whose units can be removed, masks on all but those of the flow network. Weight
 normalisation is ASSL's (Zhang et al., NeurIPS 2021); that the bias is scaled too is ours, so that a unit whose gate is
 0 is one that is not there, as for ``scale``.
 """

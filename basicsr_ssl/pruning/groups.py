@@ -57,8 +57,8 @@ class Group:
         name: unique within the network.
         size: number of units.
         slices: where they sit.
-        indexed: whether the compact network must know *which* units are left, because it gathers them from, or
-            scatters them into, a tensor that keeps all its channels.
+        stream: the tensor that keeps all its channels, as a residual stream does, while this group's layer gathers its
+            units from it or scatters them into it; empty: there is none.
         normalised: whether the units pass, side by side, through a norm over channels. What the norm makes of one
             then depends on how many others there are: a closed unit still counts in the mean and the variance, a
             removed one does not. Such a group has no gates, and is cut only for good (see ``surgery``).
@@ -67,13 +67,18 @@ class Group:
     name: str
     size: int
     slices: tuple[Slice, ...]
-    indexed: bool = False
+    stream: str = ''
     normalised: bool = False
 
     def __post_init__(self) -> None:
         if self.normalised and self.gates:
             raise ValueError(f'group {self.name} passes through a norm over channels and cannot have gates: closing '
                              'one would not be the same as removing its unit')
+
+    @property
+    def indexed(self) -> bool:
+        """Whether the compact network must know *which* units are left."""
+        return bool(self.stream)
 
     @property
     def own(self) -> tuple[Slice, ...]:

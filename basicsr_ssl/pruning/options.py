@@ -1,4 +1,4 @@
-"""What goes: the settings that the Python interface and the section ``pruning`` of option files share."""
+"""What goes: settings that the Python interface and sections of option files share."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from basicsr_ssl.pruning.cost import LR_SIZE
 
 Score = Literal['gate', 'l1', 'l2', 'random']
 Scope = Literal['global', 'local']
+Layout = Literal['free', 'runs']
 Structure = Literal['units', 'filters', 'weights']
 Positive = Annotated[int, Field(ge=1)]
 
@@ -39,6 +40,9 @@ class PruningOptions(BaseModel):
     scope: Scope = Field('global', description='rank all units together, or take the same share from every group')
     relative: bool = Field(True, description="rank by l1 and l2 relative to the group's mean, so that layers whose "
                                              'weights are small as a whole do not vanish first')
+    layout: Layout = Field('free', description=(
+        'which channels of a residual stream a layer keeps, when their number is settled: the most important ones, or '
+        'runs, channels that can stand side by side in memory, which are not gathered and run faster'))
     round_to: Positive = Field(1, description='widths become multiples of this')
     min_keep: Positive = Field(1, description='least number of units that a group keeps')
     lr_size: Annotated[list[Positive], Field(min_length=2, max_length=2)] = Field(list(LR_SIZE), description=(
@@ -71,9 +75,10 @@ class PruningOptions(BaseModel):
             if self.score == 'gate':
                 raise ValueError(f'score gate is of units and their gates, not of {self.structure}: choose l1, l2 or '
                                  'random')
-            if self.budget != 'units' or self.round_to != 1:
+            if self.budget != 'units' or self.round_to != 1 or self.layout != 'free':
                 raise ValueError(f'with structure: {self.structure} nothing becomes smaller, and the ratio is a share '
-                                 f'of the {self.structure}: leave budget and round_to out, or choose structure: units')
+                                 f'of the {self.structure}: leave budget, layout and round_to out, or choose '
+                                 'structure: units')
         if self.ratios is not None and self.budget != 'units':
             raise ValueError('ratios are shares of the units of each group: leave budget out, or give one ratio')
         return self
@@ -106,3 +111,19 @@ def _shares_in(path: str) -> Any:
         raise ValueError(f'{path} cannot be read as JSON ({error}): give a file that `basicsr-ssl sensitivity` wrote, '
                          'or a share by name') from error
     return said.get('ratios', said) if isinstance(said, dict) else said
+
+
+
+class CompressionOptions(BaseModel):
+    """How a sparse network becomes a small one."""
+
+    model_config = ConfigDict(extra='forbid')
+
+    density: float | None = Field(None, gt=0, le=1, description=(
+        'share of the weights of the blocks that the small network should have; null: the share that is not 0'))
+    channel_share: float = Field(0.4, ge=0, le=0.5, description=(
+        'exponent of the density in the share of the channels; the blocks have the rest'))
+    round_to: int = Field(8, ge=1, description='channels are a multiple of this')
+    init: Literal['teacher', 'random'] = Field('teacher', description=(
+        "weights to start from: those of the sparse network's strongest units, or new ones"))
+    args: dict[str, Any] = Field({}, description='arguments of the small network that are not those of the sparse one')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -11,7 +12,18 @@ from typing import Any, NamedTuple
 from basicsr_ssl.data.image_catalog import ALL_BENCHMARKS, IMAGE_BENCHMARKS
 from basicsr_ssl.evaluation.protocol import how_measured, quoted
 from basicsr_ssl.evaluation.result import COSTS, Result, read_result
-from basicsr_ssl.report.published import IMAGE_TESTS, PUBLISHED, PUBLISHED_IMAGES, SOURCES, TESTS, Published, Test
+from basicsr_ssl.pruning.cost import LR_SIZE
+from basicsr_ssl.report.plots import Point, pareto_chart
+from basicsr_ssl.report.published import (
+    CHART,
+    IMAGE_TESTS,
+    PUBLISHED,
+    PUBLISHED_IMAGES,
+    SOURCES,
+    TESTS,
+    Published,
+    Test,
+)
 from basicsr_ssl.report.tables import Column, format_table
 
 OWN = 'own test'
@@ -19,11 +31,13 @@ _SCORES = 'PSNR in dB / SSIM'
 
 
 class Cell(NamedTuple):
-    """PSNR in dB and SSIM, either may be None; a mark beside them; what is to be known about them, or None."""
+    """PSNR in dB and SSIM, either may be None; a mark beside them; what is to be known about them, or None; seconds per
+    LR frame, or None."""
     psnr: float | None
     ssim: float | None
     mark: str = ''
     note: str | None = None
+    seconds: float | None = None
 
 
 class Line(NamedTuple):
@@ -79,9 +93,11 @@ def paper_table(paths: Sequence[str | os.PathLike], form: str = 'markdown', publ
         raise ValueError(f'there is no table format {form!r}; there are {", ".join(_WRITERS)}')
     results = [(os.fspath(path), read_result(path)) for path in paths]
     own = _own_lines(results)
+    if published:
+        own = [_with_mean(line) for line in own]
     lines = [_published_line(row) for row in _published_beside(own) if published] + own
     measured = {test for line in lines for test in line.cells}
-    known = TESTS + IMAGE_TESTS
+    known = (*TESTS, *IMAGE_TESTS, CHART)
     tests = [test for test in known if test in measured]
     tests += list(dict.fromkeys(test for line in lines for test in line.cells if test not in known))
     sizes = {tuple(result.lr_size) for _, result in results}
@@ -92,8 +108,63 @@ def paper_table(paths: Sequence[str | os.PathLike], form: str = 'markdown', publ
 
 def _published_beside(lines: Sequence[Line]) -> tuple[Published, ...]:
     """The rows of single images if only those were tested, of video if none was, else both."""
-    images = {test in IMAGE_TESTS for line in lines for test in line.cells}
+    images = {test in (*IMAGE_TESTS, CHART) for line in lines for test in line.cells}
     return (PUBLISHED if images != {True} else ()) + (PUBLISHED_IMAGES if True in images else ())
+
+
+def plot_results(paths: Sequence[str | os.PathLike], picture: str | os.PathLike, published: bool = False) -> None:
+    """Draw PSNR against MACs, and against milliseconds, for every test of the results; with the Pareto fronts.
+
+    Which result counts of several is as in ``paper_table``.
+
+    Args:
+        paths: ``results.json`` files.
+        picture: PNG file.
+        published: also the published rows, whose milliseconds are not known.
+
+    Raises:
+        OSError: a file cannot be read or written.
+        ValueError: a file is no result; the results count MACs for LR frames of different sizes, or have no PSNR.
+    """
+    results = [(os.fspath(path), read_result(path)) for path in paths]
+    sizes = {tuple(result.lr_size) for _, result in results}
+    if len(sizes) > 1:
+        raise ValueError('the results count MACs for LR frames of different sizes, '
+                         f'{" and ".join(f"{h}x{w}" for h, w in sorted(sizes))}: give those of one')
+    h, w = sizes.pop()
+    own = _own_lines(results)
+    if published:
+        own = [_with_mean(line) for line in own]
+    share = h * w / (LR_SIZE[0] * LR_SIZE[1])  # for which the published ones are counted
+    points = [(line, share if line.source != OWN else 1)
+              for line in [*own, *(_published_line(row) for row in _published_beside(own) if published)]]
+    devices = ' and '.join(sorted({result.device for _, result in results}))
+    rows = []
+    for test in dict.fromkeys(test for line in own for test in line.cells):
+        macs, seconds = [], []
+        for line, factor in points:
+            cell = line.cells.get(test)
+            if cell is None or cell.psnr is None:
+                continue
+            label, count = line.method + cell.mark, line.costs.get('macs')
+            if count:
+                macs.append(Point(label, count * factor / 1e9, cell.psnr, line.source == OWN))
+            if cell.seconds and math.isfinite(cell.seconds):
+                seconds.append(Point(label, cell.seconds * 1000, cell.psnr, True))
+        if macs or seconds:
+            rows.append((_title(test), ((f'G MACs per LR frame of {h}x{w}, without the flow network', macs),
+                                        (f'ms per LR frame of the test, on {devices}', seconds))))
+    pareto_chart(picture, rows)
+
+
+def _with_mean(line: Line) -> Line:
+    """With the mean that CDISM's chart shows, if both of its parts were measured."""
+    parts = [line.cells.get((benchmark, CHART[1])) for benchmark in ('Set5', 'Set14')]
+    psnr = [cell.psnr for cell in parts if cell and cell.psnr is not None]
+    if len(psnr) < 2:
+        return line
+    marks = ''.join(dict.fromkeys(cell.mark for cell in parts if cell))
+    return line._replace(cells={**line.cells, CHART: Cell(sum(psnr) / 2, None, marks)})
 
 
 def _own_lines(results: Iterable[tuple[str, Result]]) -> list[Line]:
@@ -121,7 +192,8 @@ def _cell(found: list[tuple[str, Result]]) -> Cell:
     if len(found) > 1:
         notes.append(f'of {len(found)} results of {result.network} on {_title(_test(result))} this is {path}')
     metrics = result.metrics
-    return Cell(metrics.get('psnr'), metrics.get('ssim'), _mark(result.protocol), '; '.join(notes) or None)
+    return Cell(metrics.get('psnr'), metrics.get('ssim'), _mark(result.protocol), '; '.join(notes) or None,
+                result.seconds_per_frame)
 
 
 def _published_line(row: Published) -> Line:

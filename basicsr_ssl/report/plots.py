@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -22,6 +22,58 @@ GAP = 6
 LINE = 17
 # of a chart
 BARS = 50
+
+
+class Point(NamedTuple):
+    """A network in a chart: its cost and its PSNR in dB; ``own``: whether it was measured here."""
+    label: str
+    cost: float
+    psnr: float
+    own: bool = True
+
+
+def pareto_front(points: Sequence[Point]) -> list[Point]:
+    """Those that no other one beats in cost or PSNR without losing in the other, by rising cost."""
+    front: list[Point] = []
+    for point in sorted(points, key=lambda point: (point.cost, -point.psnr)):
+        if not front or point.psnr > front[-1].psnr:
+            front.append(point)
+    return front
+
+
+def pareto_chart(path: str | os.PathLike, rows: Sequence[tuple[str, Sequence[tuple[str, Sequence[Point]]]]]) -> None:
+    """Draw PSNR against cost, on a logarithmic axis, with the Pareto front of all points of a panel.
+
+    Args:
+        path: PNG file.
+        rows: title and panels, each the name of its cost and its points; a panel may have none.
+
+    Raises:
+        ValueError: there is nothing to draw.
+        OSError: the file could not be written.
+    """
+    if not any(points for _, panels in rows for _, points in panels):
+        raise ValueError('there is no PSNR to draw against a cost')
+    columns = max(len(panels) for _, panels in rows)
+    figure = Figure(figsize=(5.6 * columns, 4 * len(rows)), dpi=DPI, facecolor='white')
+    figure.set_layout_engine('constrained')
+    FigureCanvasAgg(figure)
+    for (title, panels), line in zip(rows, figure.subplots(len(rows), columns, squeeze=False)):
+        for (cost, points), axes in zip(panels, line):
+            front = pareto_front(points)
+            axes.plot([point.cost for point in front], [point.psnr for point in front], color='C0', linewidth=1)
+            for point in points:
+                axes.plot(point.cost, point.psnr, 'o' if point.own else 's', color='C0' if point.own else '0.6')
+                axes.annotate(point.label, (point.cost, point.psnr), (4, -4), textcoords='offset points', fontsize=7,
+                              color='black' if point.own else '0.4')
+            if points:
+                axes.set_xscale('log')
+            axes.set_title(title, fontsize=10)
+            axes.set_xlabel(cost, fontsize=8)
+            axes.set_ylabel('PSNR (dB)', fontsize=8)
+            axes.tick_params(labelsize=7)
+            axes.margins(0.15)
+    _save(figure, path)
 
 
 def pick_crop(gt: np.ndarray, dense: np.ndarray, bicubic: np.ndarray, size: int, step: int = 1) -> tuple[int, int]:

@@ -13,6 +13,8 @@ TESTS: tuple[Test, ...] = (('REDS4', 'BI'), ('Vimeo90K-T', 'BI'), ('Vid4', 'BI')
                            ('Vid4', 'BD'))
 IMAGE_TESTS: tuple[Test, ...] = tuple((benchmark, f'BIx{scale}') for scale in (2, 3, 4)
                                       for benchmark in ('Set5', 'Set14', 'B100', 'Urban100', 'Manga109'))
+#: What CDISM's chart shows: the mean of the PSNR on two of them.
+CHART: Test = ('Mean of Set5 and Set14', 'BIx2')
 
 #: Where the rows come from.
 SOURCES = {'SSL': 'Structured Sparsity Learning for Efficient Video Super-Resolution, CVPR 2023, arXiv 2206.07687',
@@ -21,6 +23,8 @@ SOURCES = {'SSL': 'Structured Sparsity Learning for Efficient Video Super-Resolu
                    'Mult-Adds for HR images of 1280x720 are given here for LR frames of 180x320',
            'SRP': 'Learning Efficient Image Super-Resolution Networks via Structure-Regularized Pruning, ICLR 2022; '
                   'its Mult-Adds as those of ASSL',
+           'CDISM': 'Compressing Deep Image Super-resolution Models, arXiv 2401.00523; PSNR read off a chart, within '
+                    '0.02 dB; its Mult-Adds as those of ASSL',
            'Singh': 'A. K. Singh, Pruning Video Super Resolution Models'}
 
 
@@ -48,7 +52,7 @@ class Published:
     """
     method: str
     source: str
-    scores: Mapping[Test, tuple[float, float]]
+    scores: Mapping[Test, tuple[float, float | None]]
     params: float | None = None
     macs: float | None = None
     params_with_flow: float | None = None
@@ -102,6 +106,10 @@ PUBLISHED_IMAGES: tuple[Published, ...] = (
     _images('ASSLN', 'ASSL', 2, .721, 165.8, 38.12, .9608, 33.77, .9194, 32.27, .9007, 32.41, .9309),
     _images('SRPN-Lite', 'SRP', 2, .609, 139.9, 38.10, .9608, 33.70, .9189, 32.25, .9005, 32.26, .9294),
     _images('SRPN', 'SRP', 2, None, None, 38.34, .9619, 34.29, .9232, 32.47, .9032, 33.50, .9401),
+    *(Published(f'{method} x2', 'CDISM', {CHART: (psnr, None)}, params, mult_adds and mult_adds * 1e9 / 4)
+      for method, params, mult_adds, psnr in (
+          ('EDSRmini', 49_603, 11.65, 35.44), ('SwinIRmini', 98_900, 22, 35.74), ('IMDN', None, None, 35.82),
+          ('EDSR-baseline', 1_369_859, 316.2, 35.78), ('SwinIR-light', None, None, 36.0))),
     _images('ASSLN', 'ASSL', 3, .728, 74.4, 34.51, .9280, 30.45, .8439, 29.19, .8069, 28.35, .8562),
     _images('SRPN-Lite', 'SRP', 3, .615, 62.7, 34.47, .9276, 30.38, .8425, 29.16, .8061, 28.22, .8534),
     _images('ASSLN', 'ASSL', 4, .737, 42.4, 32.29, .8964, 28.69, .7844, 27.66, .7384, 26.27, .7907),

@@ -1,4 +1,4 @@
-"""Public networks: what ``options/zoo.yml`` lists, downloaded by name."""
+"""Networks by name: what ``options/zoo.yml`` lists, which is downloaded, and what comes with this package."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -39,7 +39,7 @@ class Source(_Section):
 
 
 class Entry(_Section):
-    """A network file, and how to get it: exactly one of ``url``, ``google_drive`` and ``page``.
+    """A network file, and how to get it: exactly one of ``url``, ``google_drive``, ``page`` and ``packaged``.
 
     Attributes:
         source: a key of ``sources``.
@@ -48,6 +48,7 @@ class Entry(_Section):
         url: where it is downloaded from.
         google_drive: its id there.
         page: where a person can find it, if no program can.
+        packaged: it lies beside this module.
         sha256: the digits with which its checksum begins.
         arch, trained_on, degradation: what the network is.
     """
@@ -58,6 +59,7 @@ class Entry(_Section):
     url: Address | None = None
     google_drive: Annotated[str, Field(pattern=r'^[\w-]+$')] | None = None
     page: Address | None = None
+    packaged: Literal[True] | None = None
     sha256: Annotated[str, Field(pattern=r'^[0-9a-f]{8,64}$')] | None = None
     arch: Text
     trained_on: Text
@@ -65,7 +67,7 @@ class Entry(_Section):
 
     @model_validator(mode='after')
     def _one_way(self) -> Entry:
-        if sum(way is not None for way in (self.url, self.google_drive, self.page)) != 1:
+        if sum(way is not None for way in (self.url, self.google_drive, self.page, self.packaged)) != 1:
             raise ValueError('should have one of url, google_drive and page')
         return self
 
@@ -88,7 +90,14 @@ class Entry(_Section):
 
     def is_at_hand(self) -> bool:
         """Whether ``resolve`` can give the file, as far as that can be told without asking a server."""
-        return Path(FOLDER, self.file).exists() or bool(self.addresses())
+        return bool(self.packaged) or Path(FOLDER, self.file).exists() or bool(self.addresses())
+
+
+LICENCE = 'Apache-2.0'  # of this package
+#: What comes with it, and needs neither list nor network.
+PACKAGED = {'basicvsr_small_x4': Entry(
+    source='basicsr_ssl', file='basicvsr_small_x4.safetensors', packaged=True,
+    arch='BasicVSR of 32 channels, 5 blocks, without flow', trained_on='videos and photographs', degradation='BI x4')}
 
 
 class Zoo(_Section):
@@ -144,7 +153,10 @@ def find(name: str) -> Entry:
     Raises:
         ValueError: there is none; suggests a similar one.
     """
-    networks, key = read_list().networks, name.removeprefix(PREFIX)
+    key = name.removeprefix(PREFIX)
+    if key in PACKAGED:
+        return PACKAGED[key]
+    networks = read_list().networks
     if key not in networks:
         raise ValueError(f'there is no network {key!r} in {LIST}{suggest(key, networks)}')
     return networks[key]
@@ -160,6 +172,14 @@ def resolve(reference: str, patience: Patience | None = None) -> str:
     if not reference.startswith(PREFIX):
         return reference
     return str(_obtain(reference.removeprefix(PREFIX), find(reference), Path(FOLDER), patience))
+
+
+def licence_of(reference: str) -> str | None:
+    """The licence that the source of ``zoo://NAME`` states; None of anything else."""
+    if not reference.startswith(PREFIX):
+        return None
+    entry = find(reference)
+    return LICENCE if entry.packaged else read_list().sources[entry.source].licence
 
 
 def download(names: Iterable[str], folder: str | os.PathLike = FOLDER, patience: Patience | None = None) -> list[Path]:
@@ -206,14 +226,16 @@ def _select(names: Iterable[str], folder: Path) -> dict[str, Entry]:
                     print(f'{key}: left out, no program can download it: {entry.by_hand(folder)}', file=sys.stderr)
         elif name in methods:
             chosen.update({key: entry for key, entry in networks.items() if entry.method == name})
-        elif name in networks:
-            chosen[name] = networks[name]
+        elif name in PACKAGED or name in networks:
+            chosen[name] = PACKAGED.get(name) or networks[name]
         else:
             raise ValueError(f'there is no network {name!r} in {LIST}{suggest(name, [*networks, *methods, ALL])}')
     return chosen
 
 
 def _obtain(name: str, entry: Entry, folder: Path, patience: Patience | None) -> Path:
+    if entry.packaged:
+        return Path(__file__).with_name(entry.file)
     path = folder / entry.file
     if path.exists() and not path.is_file():
         raise DownloadError(f'{path} is {kind_of(path.stat().st_mode)}, and no network file: move it away')
@@ -234,8 +256,10 @@ def _obtain(name: str, entry: Entry, folder: Path, patience: Patience | None) ->
 def listing(folder: str | os.PathLike = FOLDER) -> str:
     """The list as a table for the terminal, with the sources' licences, and which files are in the folder already."""
     zoo = read_list()
-    width = max(map(len, zoo.networks), default=0)
-    lines = []
+    width = max(map(len, [*zoo.networks, *PACKAGED]))
+    lines = [f'basicsr_ssl: part of this package, licence: {LICENCE}',
+             *(f'  {name:{width}}  here     {entry.arch}, {entry.trained_on}, {entry.degradation}'
+               for name, entry in PACKAGED.items())]
     for source, origin in zoo.sources.items():
         lines += [f'{source}: {origin.url}, licence: {origin.licence}']
         for name, entry in zoo.networks.items():

@@ -19,13 +19,14 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from basicsr_ssl.checkpoints.layouts import basicvsr, edsr, spynet
+from basicsr_ssl.checkpoints.layouts import basicvsr, edsr, spynet, swinir
 from basicsr_ssl.checkpoints.layouts.layout import Found, Layout
 
-LAYOUTS: tuple[Layout, ...] = (*basicvsr.LAYOUTS, *edsr.LAYOUTS, *spynet.LAYOUTS)
+LAYOUTS: tuple[Layout, ...] = (*basicvsr.LAYOUTS, *edsr.LAYOUTS, *spynet.LAYOUTS, *swinir.LAYOUTS)
 TO_BASICSR: dict[str, Callable[[nn.Module], dict[str, Tensor]]] = {
     'PrunableBasicVSR': basicvsr.to_basicsr,
     'PrunableEDSR': edsr.to_basicsr,
+    'PrunableSwinIR': swinir.to_basicsr,
     'StandaloneSpyNet': spynet.to_basicsr,
 }
 

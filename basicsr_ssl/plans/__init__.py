@@ -1,0 +1,1 @@
+"""How a network runs fastest on this machine: measured, kept as data, and never changing what it computes."""

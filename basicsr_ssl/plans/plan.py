@@ -1,0 +1,57 @@
+"""A plan: how a network is run, as data."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from torch import nn
+
+from basicsr_ssl.api import without_gates
+from basicsr_ssl.checkpoints.store import build_network, load_strictly
+from basicsr_ssl.pruning.rewrites import reorder, widen
+
+
+class Plan(BaseModel):
+    """Everything by which the network that runs differs from the network in the file. It computes the same.
+
+    Attributes:
+        channels_last: whether weights and features lie in memory channel by channel within each pixel.
+        orders: of residual streams: their channels in the order in which they stand.
+        units: of groups that get units of zeros: their number, or of channels of a stream which ones, in its new order.
+        figures: how it was found: milliseconds per frame of the whole network by candidate, and by block of the forms
+            that were tried.
+    """
+
+    model_config = ConfigDict(extra='forbid', frozen=True)
+
+    channels_last: bool = False
+    orders: dict[str, list[int]] = {}
+    units: dict[str, int | list[int]] = {}
+    figures: dict[str, Any] = {}
+
+
+def apply_plan(net: nn.Module, plan: Plan) -> nn.Module:
+    """A new network in evaluation mode that runs as planned, on the same device.
+
+    Raises:
+        ValueError: the plan is one of another network.
+    """
+    if next(net.parameters(), None) is None:  # then there is nothing to plan
+        return copy.deepcopy(net).eval()
+    plain: Any = without_gates(net)
+    dense = plain.full_widths(plain.spec.args) if plan.orders or plan.units else {}
+    state, spec = plain.state_dict(), plain.spec
+    try:
+        if plan.orders:
+            state, spec = reorder(state, spec, plain.groups, plain.stream_table(spec.args), plan.orders)
+        if plan.units:
+            state, spec = widen(state, spec, plain.group_table(spec), dense, plan.units)
+    except (IndexError, KeyError) as error:
+        raise ValueError(f'the plan is one of another network: {error}') from error
+    new = build_network(spec).to(next(plain.parameters()))
+    load_strictly(new, state, 'the weights')
+    layout = torch.channels_last if plan.channels_last else torch.contiguous_format
+    return new.to(memory_format=layout).eval()  # type: ignore[call-overload]
