@@ -13,16 +13,35 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 #: the stages first: what they notice is noticed soonest
 TESTS = [f'tests/test_{name}.py' for name in (
-    'stages', 'masks', 'regularizers', 'temporal_loss', 'scores', 'selection', 'surgery', 'gates', 'cost', 'data',
-    'flow', 'training', 'recipes', 'sensitivity', 'study', 'config', 'bad_input', 'obproxsg',
-    'laplacian_loss', 'compression', 'swinir')]
+    'stages', 'methods', 'masks', 'regularizers', 'temporal_loss', 'scores', 'selection', 'surgery', 'gates', 'cost',
+    'data', 'flow', 'training', 'recipes', 'sensitivity', 'study', 'config', 'bad_input', 'obproxsg', 'laplacian_loss',
+    'compression', 'swinir')]
 
 # file below the package, old text (exactly once there), new text
 FAULTS: list[tuple[str, str, str]] = [
-    ('methods/ssl.py', 'add_penalty_(self.gates, self.masks, self.factor)', 'pass'),
-    ('methods/ssl.py', 'factor(iteration - self.options', 'factor(iteration - 0 * self.options'),
-    ('methods/ssl.py', 'iteration > self.options', 'iteration >= self.options'),
-    ('methods/ssl.py', "self.select(state['kept'])", 'pass'),
+    ('methods/growing_l2.py', 'add_penalty_(self.parameters, self.masks, self.factor)', 'pass'),
+    ('methods/growing_l2.py', 'factor(iteration - self.options', 'factor(iteration - 0 * self.options'),
+    ('methods/growing_l2.py', 'iteration > self.options', 'iteration >= self.options'),
+    ('methods/growing_l2.py', "self.select(state['kept'])", 'pass'),
+    ('methods/growing_l2.py', 'parameters[name][~mask]', 'parameters[name]'),
+    ('methods/method.py', 'else without_gates(net)', 'else net'),
+    ('methods/assl.py', "iteration > self.options['select_iter'] or", "iteration >= self.options['select_iter'] or"),
+    ('methods/assl.py', 'len(group.gates) > 1]', 'len(group.gates) > 0]'),
+    ('methods/assl.py', 'group.size - self.widths[group.name]', 'self.widths[group.name]'),
+    ('methods/assl.py', "self.options['align_weight'] *", '1 *'),
+    ('methods/assl.py', 'size = gates.abs()', 'size = gates'),
+    ('methods/assl.py', 'removed:removed + 1]', 'removed:removed + 1].detach()'),
+    ('methods/assl.py', '-masks.mean(0).square().sum()', '-masks.square().mean(0).sum()'),
+    ('methods/assl.py', 'mask.dim() == 1', 'False'),
+    ('methods/srp.py', "manual_seed(self.pruning['seed'])", 'manual_seed(0)'),
+    ('methods/srp.py', 'if len(group.gates) > 1:', 'if True:'),
+    ('methods/srp.py', "self.options['aligned'] == 'random'", 'True'),
+    ('pruning/regularizers.py', 's.indices(removed), True', 'torch.tensor(removed), True'),
+    ('pruning/regularizers.py', 'for s in group.own if removed', 'for s in group.slices if removed'),
+    ('pruning/regularizers.py', 'masks.setdefault(s.param, torch', 'masks[s.param] = (torch'),
+    ('models/networks.py', 'fresh.flow_network.load_state_dict(net.flow_network.state_dict())', 'pass'),
+    ('models/networks.py', "if opt['path'].get('reinitialise') else net", "if False else net"),
+    ('config/__init__.py', "('param_key_g', 'reinitialise')", "('param_key_g',)"),
     ('pruning/regularizers.py', 'torch.ones(group.size, dtype', 'torch.zeros(group.size, dtype'),
     ('pruning/regularizers.py', '= False', '= True'),
     ('models/sparsity_model.py', 'return True', 'return super().flow_is_frozen(current_iter)'),
@@ -71,7 +90,7 @@ FAULTS: list[tuple[str, str, str]] = [
     ('models/finetune_model.py', 'if own[key] != other.get(key)]', 'if False]'),
     ('models/pruning_model.py', 'cut_network(net, kept)', 'net'),
     ('models/training_state.py', "state['fingerprint'], state['iter']", '0'),
-    ('methods/ssl.py', 'return with_gates(net)', 'return net'),
+    ('methods/method.py', 'return with_gates(net, cls.kind) if', 'return net if'),
     ('methods/ssl.py', '.abs() < ZERO', ' < ZERO'),
     # a run
     ('train.py', 'if before not in (None, now):', 'if False:'),
@@ -87,7 +106,7 @@ FAULTS: list[tuple[str, str, str]] = [
     # what the stages are made of
     ('pruning/regularizers.py', 'dict.fromkeys(group.gates, mask)', 'dict.fromkeys(group.gates[:1], mask)'),
     ('pruning/regularizers.py', 'max(step, 0) // self.interval', 'max(step, 0) / self.interval'),
-    ('pruning/regularizers.py', 'factor * gate * mask', 'factor * mask'),
+    ('pruning/regularizers.py', 'factor * parameter * mask', 'factor * mask'),
     ('losses/temporal_loss.py', 'torch.arange(1, n + 1', 'torch.arange(0, n'),
     ('losses/temporal_loss.py', 'teacher[d].detach(), d', 'teacher[d], d'),
     ('losses/temporal_loss.py', 'self.loss_weight * total.mean()', 'total.mean()'),
@@ -106,7 +125,7 @@ FAULTS: list[tuple[str, str, str]] = [
     ('methods/aware.py', "% self.options['interval'] == 0", "% 10**6 == 0"),
     ('methods/aware.py', 'torch.cat(norms).square()', 'torch.cat(norms).abs()'),
     ('methods/aware.py', 'for norm, _ in', 'for _, norm in'),
-    ('methods/aware.py', "'weight_norm')", "'scale')"),
+    ('methods/aware.py', "kind = 'weight_norm'", "kind = 'scale'"),
     ('methods/aware.py', 'self._norms(net)))', 'self._norms(self.net)))'),
     ('models/finetune_model.py', "net if net.spec.gates == 'mask' else without_gates(net)", 'without_gates(net)'),
     ('nn/gated.py', 'weight * self.weight_mask', 'weight'),

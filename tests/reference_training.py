@@ -36,27 +36,58 @@ def reconstruct(net: Any, batches: Iterable[Batch], train: Mapping[str, Any]) ->
 
 def learn_sparsity(net: Any, batches: Iterable[Batch], train: Mapping[str, Any], sparsity: Mapping[str, Any],
                    pruning: Mapping[str, Any]) -> Trained:
-    """SSL, section 3.3: after ``select_iter`` iterations units are selected, and their gates pulled to zero.
+    """After ``select_iter`` iterations units are selected, and what is theirs is pulled to zero.
 
-    The flow network does not train. ``net`` has gates.
+    Of ``SSL`` (section 3.3) these are their gates; of ``ASSL`` the norms of their filters, which are gates too, and
+    their biases; of ``SRP``, whose network has no gates, their filters and biases. The flow network does not train.
     """
+    method, done = sparsity.get('type', 'SSL'), 0
+    kind = {'SSL': 'scale', 'ASSL': 'weight_norm', 'SRP': ''}[method]
     chosen: Kept = {}
+    pulled: dict[str, Tensor] = {}
+
+    def choose() -> Kept:
+        kept = rank(net.state_dict(), net.groups, **pruning, kind=kind)
+        generator = torch.Generator().manual_seed(0)
+        for group in net.groups:
+            if method == 'SRP' and len(gates_of(group)) > 1:  # the layers of a stream lose the same, by chance
+                order = torch.randperm(group.size, generator=generator)
+                kept[group.name] = sorted(order[:len(kept[group.name])].tolist())
+        return kept
+
+    def mark(name: str, dim: int, index: int) -> None:
+        shape = net.get_parameter(name).shape
+        pulled.setdefault(name, torch.zeros(shape)).movedim(dim, 0)[index] = 1  # once, though it be two units'
 
     def penalise(iteration: int) -> float:
-        step = iteration - sparsity['select_iter']
+        nonlocal done
+        done, step = iteration, iteration - sparsity['select_iter']
         if step < 1:
             return 0
         if not chosen:
-            chosen.update(rank(net.state_dict(), net.groups, **pruning))
-        factor = min(sparsity['ceiling'], sparsity['delta'] * (step // sparsity['interval']))
-        parameters = dict(net.named_parameters())
-        for group in net.groups:
-            for gate in gates_of(group):
+            chosen.update(choose())
+            for group in net.groups:
                 for unit in set(range(group.size)) - set(chosen[group.name]):
-                    parameters[gate].grad[unit] += factor * parameters[gate].detach()[unit]
+                    for gate in gates_of(group) if kind else ():
+                        mark(gate, 0, unit)
+                    for name, dim, index in own(group, unit):
+                        if method == 'SRP' or (method == 'ASSL' and name.endswith('bias')):
+                            mark(name, dim, index)
+        factor = min(sparsity['ceiling'], sparsity['delta'] * (step // sparsity['interval']))
+        for name, mask in pulled.items():
+            parameter = net.get_parameter(name)
+            parameter.grad += factor * mask * parameter.detach()
         return 0
 
-    trained = _loop(net, batches, train, lambda lq, gt: charbonnier(net(lq), gt), math.inf, penalise)
+    def loss(lq: Tensor, gt: Tensor) -> Tensor:
+        value = charbonnier(net(lq), gt)
+        for group in net.groups if method == 'ASSL' and done < sparsity['select_iter'] else ():
+            if len(gates_of(group)) > 1:
+                layers = [net.get_parameter(gate) for gate in gates_of(group)]
+                value = value + sparsity['align_weight'] * alignment(layers, half_up(pruning['ratio'] * group.size))
+        return value
+
+    trained = _loop(net, batches, train, loss, math.inf, penalise)
     return trained._replace(kept=chosen or None)
 
 
@@ -227,8 +258,31 @@ def gates_of(group: Any) -> list[str]:
     return sorted({part.gate for part in group.slices if part.gate})
 
 
-def rank(state: Mapping[str, Tensor], groups: Iterable[Any], ratio: float, score: str, min_keep: int = 1) -> Kept:
+def half_up(number: float) -> int:
+    return math.floor(number + 0.5)
+
+
+def own(group: Any, unit: int) -> list[tuple[str, int, int]]:
+    """Parameter, dimension and index of what a gate of the unit would scale."""
+    return [(part.param, part.dim, part.offset + unit * part.repeat + k)
+            for part in group.slices if part.gate for k in range(part.repeat)]
+
+
+def alignment(layers: list[Tensor], removed: int) -> Tensor:
+    """``-mean(M M^T)`` entry by entry; a layer's soft mask measures its s from the least that is left of them."""
+    masks = []
+    for s in layers:
+        least = sorted(s.abs().unbind())[removed]
+        masks.append([1 / (1 + torch.exp(least - value)) for value in s.abs().unbind()])
+    entries = [torch.stack([a * b for a, b in zip(one, other)]).sum() for one in masks for other in masks]
+    return -torch.stack(entries).mean()
+
+
+def rank(state: Mapping[str, Tensor], groups: Iterable[Any], ratio: float, score: str, min_keep: int = 1,
+         scope: str = 'global', kind: str = 'scale') -> Kept:
     """All units in one line by ``(score, group, unit)``; the first ``ratio`` of them go, but ``min_keep`` a group.
+
+    ``local``: every group is a line of its own.
 
     ``gate``: |g|. ``l1``: mean |w| of a unit's own weights with their gates, relative to the mean of the group.
     """
@@ -237,39 +291,53 @@ def rank(state: Mapping[str, Tensor], groups: Iterable[Any], ratio: float, score
         if score == 'gate':
             scores = sum(state[gate].abs() for gate in gates_of(group))
         else:
-            folded = fold(state, groups)
-            own = [folded[part.param].movedim(part.dim, 0).reshape(group.size, -1) for part in group.slices
+            folded = fold(state, groups, kind)
+            weights = [folded[part.param].movedim(part.dim, 0).reshape(group.size, -1) for part in group.slices
                    if part.gate and folded[part.param].dim() > 1]
-            scores = torch.cat(own, 1).abs().mean(1)
+            scores = torch.cat(weights, 1).abs().mean(1)
             scores = scores / scores.mean()
         units = sorted((float(value), group.name, unit) for unit, value in enumerate(scores))  # type: ignore[arg-type]
         line += [(*entry, place >= group.size - min_keep) for place, entry in enumerate(units)]
-    count = math.floor(ratio * len(line) + 0.5)
-    gone = {(name, unit) for _, name, unit, _ in [entry for entry in sorted(line) if not entry[3]][:count]}
+    lines = [line] if scope == 'global' else [[e for e in line if e[1] == group.name] for group in groups]
+    gone = {entry[1:3] for line in lines
+            for entry in [entry for entry in sorted(line) if not entry[3]][:half_up(ratio * len(line))]}
     return {group.name: [unit for unit in range(group.size) if (group.name, unit) not in gone] for group in groups}
 
 
 def strongest(state: Mapping[str, Tensor], groups: Iterable[Any], ratio: float) -> Kept:
     """Of every group all but the ``ratio`` whose own weights are the shortest; gates are norms of units."""
-    def own(group: Any, weights: Mapping[str, Tensor], gate: str | None = None) -> Tensor:
+    def own(group: Any, weights: Mapping[str, Tensor]) -> Tensor:
         return torch.cat([weights[part.param].movedim(part.dim, 0).reshape(group.size, -1) for part in group.slices
-                          if part.gate and part.gate == (gate or part.gate) and weights[part.param].dim() > 1], 1)
+                          if part.gate and weights[part.param].dim() > 1], 1)
 
-    factors = {gate: state[gate] / own(group, state, gate).norm(dim=1) for group in groups for gate in gates_of(group)}
-    folded = fold({**state, **factors}, groups)
-    return {group.name: sorted(own(group, folded).norm(dim=1).argsort()[math.floor(ratio * group.size + 0.5):].tolist())
+    folded = fold(state, groups, 'weight_norm')
+    return {group.name: sorted(own(group, folded).norm(dim=1).argsort()[half_up(ratio * group.size):].tolist())
             for group in groups}
 
 
-def fold(state: Mapping[str, Tensor], groups: Iterable[Any]) -> dict[str, Tensor]:
-    """Every gate multiplied into the weights and biases that it scales, and then dropped."""
+def fold(state: Mapping[str, Tensor], groups: Iterable[Any], kind: str = 'scale') -> dict[str, Tensor]:
+    """Every gate multiplied into the weights and biases that it scales, and then dropped.
+
+    ``weight_norm``: divided by the norm of all the weights that it scales.
+    """
     folded = {name: tensor.clone() for name, tensor in state.items()}
     for group in groups:
         for part in group.slices:
             if part.gate in state:
                 weight = folded[part.param].movedim(part.dim, 0)
-                for index in range(group.size * part.repeat):
-                    weight[part.offset + index] *= state[part.gate][index // part.repeat]
+                for unit in range(group.size):
+                    scale = state[part.gate][unit]
+                    if kind == 'weight_norm':
+                        scale = scale / norm(state, group, part.gate, unit)
+                    for k in range(part.repeat):
+                        weight[part.offset + unit * part.repeat + k] *= scale
     for gate in {gate for group in groups for gate in gates_of(group)}:
         folded.pop(gate, None)
     return folded
+
+
+def norm(state: Mapping[str, Tensor], group: Any, gate: str, unit: int) -> float:
+    """Of the weights of a unit that one of its gates scales."""
+    gates = {part.param: part.gate for part in group.slices if part.gate}
+    return math.sqrt(sum(float(state[name].movedim(dim, 0)[index].square().sum())
+                         for name, dim, index in own(group, unit) if gates[name] == gate and state[name].dim() > 1))

@@ -390,6 +390,19 @@ def test_gate_score_needs_trained_gates(load):
     assert 'pruning:score' in errors_of(load, put(by_gate, 'path:pretrain_network_g', 'zoo://BasicVSR_REDS4'))
 
 
+def test_which_scores_a_method_can_rank_by(load):
+    def stage_of(sparsity, score, total=20000):
+        tree = put(put(put(STAGE, 'sparsity', sparsity), 'pruning:score', score), 'train:total_iter', total)
+        return put(tree, 'train:scheduler:periods', [total])
+
+    assert load(stage_of({'type': 'ASSL', 'select_iter': 0}, 'gate'))  # norms differ from the start
+    assert load(stage_of({'type': 'ASSL'}, 'gate', 17261))
+    assert 'is 17260, but train:total_iter is 17260' in errors_of(
+        load, stage_of({'type': 'ASSL'}, 'gate', 17260))['sparsity:select_iter']
+    assert 'SRP works without' in errors_of(load, stage_of({'type': 'SRP'}, 'gate'))['pruning:score']
+    assert load(stage_of({'type': 'SRP'}, 'random'))
+
+
 def test_pruning_by_gate_needs_sparsity_learning(load):
     by_gate = put(put(RECIPE, 'stages:prune:pruning', {'score': 'gate'}), 'stages:sparsity:pruning', {'score': 'l1'})
     assert config.stage_options(load(by_gate))['prune']['pruning']['score'] == 'gate'
@@ -794,8 +807,8 @@ def test_digest_ignores_what_does_not_decide_the_result(load, change):
 
 @pytest.mark.parametrize('change', [
     'manual_seed=1', 'train:total_iter=10', 'train:optim_g:lr=1e-5', 'train:accumulate=2', 'train:amp=bf16',
-    'sparsity:delta=2e-4', 'pruning:ratio=0.4', 'network_g:num_block=2', 'datasets:train:gt_size=32',
-    'datasets:train:batch_size_per_gpu=2', 'datasets:train:photos=[coffee]'])
+    'sparsity:delta=2e-4', 'pruning:ratio=0.4', 'path:reinitialise=true', 'network_g:num_block=2',
+    'datasets:train:gt_size=32', 'datasets:train:batch_size_per_gpu=2', 'datasets:train:photos=[coffee]'])
 def test_digest_obeys_what_decides_the_result(load, change):
     assert config.digest(load(STAGE, overrides=[change])) != config.digest(load(STAGE))
 

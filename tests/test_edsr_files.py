@@ -147,6 +147,17 @@ def test_pruned_by_the_authors_of_srp(with_lists: bool, tmp_path: Path) -> None:
     assert net.provenance['source_format'] == 'ASSL or SRP authors'
 
 
+def test_the_file_that_the_authors_pruning_leaves(tmp_path: Path) -> None:
+    """Saved through EDSR-PyTorch's wrapper, which is ``model``, with the light tail in a Sequential of its own."""
+    state = edsr_pytorch(5, 2, 2, middles=(5, 3), light=True)
+    saved = {f'model.{name.replace("tail.0.", "tail.0.0.")}': tensor for name, tensor in state.items()}
+    keep = {name.replace('tail.0', 'tail.0.0'): width for name, width in {**PRUNED, 'tail.0': 12}.items()}
+    torch.save({'state_dict': saved, **lists(keep, 12)}, tmp_path / 'model_just_finished_prune.pt')
+    net: Any = import_network(tmp_path / 'model_just_finished_prune.pt')
+    assert_computes(net, run_edsr_pytorch(state, image()), image())
+    assert net.spec.widths == {'stream': 5, 'body.0.mid': 5, 'body.1.mid': 3} and net.spec.args['num_feat'] == 12
+
+
 def test_weight_normalisation_of_assl_is_multiplied_in() -> None:
     state = edsr_pytorch(light=True)
     for layer in ('head.0', 'body.1.body.0', 'body.2'):

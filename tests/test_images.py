@@ -20,17 +20,23 @@ from PIL import Image
 from tiny_runs import options, write_options
 from torch import Tensor
 
-from basicsr_ssl import cli, count_macs, load_network, save_network
+from basicsr_ssl import cli, count_macs, count_params, load_network, save_network
+from basicsr_ssl.api import choose_units
 from basicsr_ssl.archs import PrunableEDSR
-from basicsr_ssl.config import load_options
+from basicsr_ssl.config import load_options, stage_options
 from basicsr_ssl.data.degradations import Degradation, degrade
 from basicsr_ssl.data.frames import DatasetError, read_frame
 from basicsr_ssl.data.image_catalog import IMAGE_BENCHMARKS, check_images, usual_name
 from basicsr_ssl.data.images_dataset import ImageFolderDataset, ImageFolderTestDataset
 from basicsr_ssl.data.loader import train_loader
 from basicsr_ssl.evaluation.inference import super_resolve
+from basicsr_ssl.methods import METHOD_REGISTRY
+from basicsr_ssl.pruning.options import PruningOptions
+from basicsr_ssl.report.published import PUBLISHED_IMAGES
 from basicsr_ssl.test import test as run_test
 
+ROOT = Path(__file__).parents[1]
+RECIPES = [file for file in sorted((ROOT / 'options/train/EDSR').glob('*.yml')) if 'dense' not in file.stem]
 NETWORK = {'type': 'PrunableEDSR', 'num_feat': 8, 'num_block': 2}
 
 
@@ -451,6 +457,74 @@ def test_option_files_train(file: str, test_data: Path, tmp_path: Path, monkeypa
     assert cli.main(['train', '-opt', file, '--force_yml', *force]) == 0
     net: Any = load_network(tmp_path / 'experiments' / name / 'models' / 'net_g_latest.safetensors')
     assert net.scale == 2 and net.spec.args['num_feat'] == 4
+
+
+def small_recipe(file: Path, test_data: Path, folder: Path) -> list[str]:
+    """What makes a recipe of EDSR small; with the data and the dense network that it asks for, in ``folder``."""
+    (folder / 'Set5').symlink_to(test_data / 'set5')
+    (folder / 'DF2K').mkdir()
+    (folder / 'DF2K' / 'DF2K_train_HR_sub').symlink_to(test_data / 'photos')
+    opt = stage_options(load_options(file))
+    name = Path(opt['pruning']['path']['pretrain_network_g'] if 'sparsity' not in opt else
+                opt['sparsity']['path']['pretrain_network_g'])
+    sizes = {**dict(opt['finetune']['network_g']), 'num_feat': 8, 'num_block': 1}
+    sizes['num_group'] = min(1, sizes.get('num_group') or 0)
+    net = PrunableEDSR(**{**{key: value for key, value in sizes.items() if key != 'type'}, 'residual': 'full'})
+    randomise_(net)
+    name.parent.mkdir(parents=True)
+    save_network(net, name)
+    force = ['train:total_iter=3', 'num_gpu=0', 'val=null', 'datasets:train:gt_size=24', 'report=null',
+             'datasets:train:batch_size_per_gpu=2', 'datasets:train:num_worker_per_gpu=0', 'logger:use_tb_logger=false',
+             *(f'network_g:{key}={sizes[key]}' for key in ('num_feat', 'num_block', 'num_group'))]
+    if opt.get('sparsity') and opt['sparsity']['sparsity']['select_iter']:
+        force.append('stages:sparsity:sparsity:select_iter=1')
+    if opt['pruning']['pruning']['budget'] == 'macs':  # eight channels are too few for the paper's share
+        force.append('pruning:ratio=0.2')
+    return force
+
+
+@pytest.mark.parametrize('file', [
+    pytest.param(file, id=file.stem, marks=[pytest.mark.slow] * ('_x2_' not in file.stem)) for file in RECIPES])
+def test_recipes_of_edsr_run(file: Path, test_data: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv('DATA_ROOT', str(tmp_path))
+    method = file.stem.rsplit('_', 1)[1]
+    assert cli.main(['train', '-opt', str(file), '--force_yml', *small_recipe(file, test_data, tmp_path)]) == 0
+    name = load_options(file)['name']
+    net: Any = load_network(Path('experiments', name, 'finetune/models/net_g_latest.safetensors'))
+    # 8 channels: 49 of 256 are 2 of 8, 45 of 256 are 1 of 8, 66 % are 5
+    left = {'assl': 2, 'l1': 2, 'srp': 5 if 'SRPN' in name else 1}
+    if method in left:
+        assert set(net.spec.widths.values()) == {left[method]} and len(net.spec.widths) == len(net.groups)
+    else:
+        assert net.spec.index and 'stream' not in net.spec.widths
+    assert all(tensor.isfinite().all() for tensor in net.state_dict().values())
+
+
+@pytest.mark.parametrize('file', [file for file in RECIPES if 'SRPN' not in file.stem], ids=lambda file: file.stem)
+def test_recipes_of_edsr_have_the_budgets_of_the_papers(file: Path) -> None:
+    """To the last digit that is published, at the size at which it is published; SSL as ASSL."""
+    stages = stage_options(load_options(file))
+    first = next(iter(stages.values()))
+    args = {key: value for key, value in first['network_g'].items() if key != 'type'}
+    method = METHOD_REGISTRY.get((first['sparsity'] or {'type': 'SRP'})['type'])  # one-shot: the weights as they are
+    dense: Any = PrunableEDSR(**args)
+    kept = choose_units(method.prepare(dense), PruningOptions.of(**first['pruning']))
+    with torch.device('meta'):
+        index = {group.name: kept[group.name] for group in dense.groups if group.indexed}
+        net = PrunableEDSR(**args, widths={name: len(units) for name, units in kept.items()}, index=index)
+    scale = args['scale']
+    name = f'{"SRPN-Lite" if "_srp" in file.stem else "ASSLN"} x{scale}'
+    row, = [row for row in PUBLISHED_IMAGES if row.method == name]
+    assert row.params and row.macs
+    published = f'{row.params / 1e6:.3f}M', f'{row.macs * (4 / scale)**2 / 1e9:.1f}G'  # at 1280x720
+    if '_srp' in file.stem:  # digits are cut off, and those of a third of 1280 columns
+        macs = count_macs(net, (720 // scale, 1280 // scale))
+        assert (f'{count_params(net) // 1000 / 1000:.3f}M', f'{macs // 10**8 / 10:.1f}G') == published
+    else:
+        macs = count_macs(net, (720, 1280)) / scale**2
+        assert '_ssl' in file.stem or (f'{count_params(net) / 1e6:.3f}M', f'{macs / 1e9:.1f}G') == published
+        assert 0.995 < macs / 1e9 / float(published[1][:-1]) < 1.001
 
 
 # ---- pruning

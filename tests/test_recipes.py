@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / 'options/train/BasicVSR').glob('*.yml'))
 # one of each kind and dataset; all of them with `-m slow`
 QUICK = ('BasicVSR_REDS_l1', 'BasicVSR_Vimeo90K_BDx4', 'BasicVSR_Vimeo90K_BIx4_oneshot_l1',
-         'BasicVSRuni_REDS_dense_BIx4')
+         'BasicVSR_REDS_BIx4_assl', 'BasicVSRuni_REDS_dense_BIx4')
 RATIO = 0.7276  # of MACs, as docs/method.md says
 LR = 16  # side of the LR frames
 SMALL = [
@@ -188,7 +188,8 @@ def check_stage(name: str, output: Path, outputs: dict[str, Path], opt: dict[str
     names = list(outputs)
     if names.index(name):
         assert parents['pretrain_network_g'] == str(outputs[names[names.index(name) - 1]])
-    assert net.spec.form == {'SparsityLearningModel': 'gated', 'PruningModel': 'compact',
+    learns = 'dense' if opt['sparsity'] and opt['sparsity']['type'] == 'SRP' else 'gated'
+    assert net.spec.form == {'SparsityLearningModel': learns, 'PruningModel': 'compact',
                              'TemporalFinetuneModel': 'compact'}.get(opt['model_type'], net.spec.form)
     if net.spec.form == 'compact':  # a later stage inherits it
         assert metadata['method'].startswith(('sparsity learning: ', 'one-shot: '))

@@ -26,9 +26,9 @@ from tiny_runs import options, write_clips, write_options
 from torch import Tensor
 
 from basicsr_ssl import config, load_network, save_network
-from basicsr_ssl.api import with_gates
+from basicsr_ssl.api import prune_network, with_gates, without_gates
 from basicsr_ssl.archs import PrunableBasicVSR, PrunableEDSR
-from basicsr_ssl.checkpoints.store import read_metadata
+from basicsr_ssl.checkpoints.store import build_network, read_metadata
 from basicsr_ssl.cli import main
 from basicsr_ssl.data.loader import train_loader
 from basicsr_ssl.methods import METHOD_REGISTRY, Method
@@ -50,10 +50,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     shutil.rmtree(tmp_path)  # with a flow network, states are tens of megabytes
 
 
-def make(file: str, seed: int = 0, **args: Any) -> Any:
+def make(file: str, seed: int = 0, arch: Any = PrunableBasicVSR, **args: Any) -> Any:
     """A network with weights under which every layer matters, and gates that differ; saved as ``file``."""
     torch.manual_seed(seed)
-    net = PrunableBasicVSR(**{**SIZES, **args})
+    net = arch(**{**SIZES, **args} if arch is PrunableBasicVSR else args)
     randomise_(net)
     random_gates_(net, seed)
     save_network(net, file)
@@ -105,8 +105,9 @@ def psnr(net: Any, state: dict[str, Tensor], opt: dict[str, Any]) -> float:
     sums = []
     dataset = build_dataset(config.load_options(f'{opt["name"]}.yml')['datasets']['val'])
     for item in (dataset[i] for i in range(len(dataset))):
+        lq = torch.stack(list(item['lq'])).double() / 255
         with torch.no_grad():
-            out = net(torch.stack(list(item['lq']))[None].double() / 255)[0]
+            out = net(lq) if net.task == 'image' else net(lq[None])[0]
         frames = zip((out.clamp(0, 1) * 255).round(), item['gt'])
         sums.append([10 * math.log10(255**2 / float(((a - b.double())**2).mean())) for a, b in frames])
     return sum(sum(clip) / len(clip) for clip in sums) / len(sums)
@@ -252,6 +253,48 @@ def test_masks_stay_as_they_are_in_finetuning(clips: Path, structure: str) -> No
     assert all(torch.equal(tuned.get_buffer(f'{name}_mask'), mask) for name, mask in masks.items())
 
 
+METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    'ssl': ({'type': 'SSL'}, {'score': 'l1'}),
+    'assl': ({'type': 'ASSL', 'align_weight': 0.5}, {'score': 'gate', 'scope': 'local'}),
+    'srp': ({'type': 'SRP'}, {'score': 'l1', 'scope': 'local'}),
+}
+EDSR = {'arch': PrunableEDSR, 'num_feat': 4, 'num_block': 2, 'scale': 2, 'img_range': 2}
+NETWORKS: dict[str, dict[str, Any]] = {
+    'BasicVSR': {}, 'EDSR-aligned': {**EDSR, 'residual': 'aligned'},
+    'EDSR-rsc': {**EDSR, 'residual': 'rsc', 'upsampler': 'pixelshuffledirect'}}
+
+
+def images(opt: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same options, for a network of single images."""
+    opt['datasets'] = {
+        'train': {'name': 'images', 'type': 'ImageFolderDataset', 'dataroot_gt': str(folder), 'gt_size': 16,
+                  'batch_size_per_gpu': 1, 'num_worker_per_gpu': 0},
+        'val': {'name': 'held', 'type': 'ImageFolderTestDataset', 'dataroot_gt': str(folder / 'clip_0')}}
+    return {**opt, 'scale': 2}
+
+
+@pytest.mark.parametrize('args', NETWORKS.values(), ids=NETWORKS)
+@pytest.mark.parametrize(('sparsity', 'pruning'), METHODS.values(), ids=METHODS)
+def test_every_method_learns_and_prunes_every_network(clips: Path, sparsity: dict[str, Any], pruning: dict[str, Any],
+                                                      args: dict[str, Any]) -> None:
+    net = make('start.safetensors', **args)
+    sparsity, pruning = {**SPARSITY, **sparsity}, {**pruning, 'ratio': 0.4}
+    opt = stage(clips, 6, model_type='SparsityLearningModel', train={**RATES, 'gate_lr_mul': 5}, sparsity=sparsity,
+                pruning=pruning, path={'pretrain_network_g': 'start.safetensors'})
+    opt = images(opt, clips) if net.task == 'image' else opt
+    assert run(opt) == 0
+    kind = {'SSL': 'scale', 'ASSL': 'weight_norm'}.get(sparsity['type'])
+    net = with_gates(net, kind) if kind else without_gates(net)
+    trained = reference.learn_sparsity(net, batches(opt), opt['train'], sparsity, pruning)
+    check(net, trained, opt)
+    selection = read_metadata(output())['selection']
+    assert selection['kept'] == trained.kept and selection['penalty'] == 0.35
+    opt = {'name': 'pruned', 'model_type': 'PruningModel', 'num_gpu': 0, 'pruning': pruning,
+           'path': {'pretrain_network_g': str(output())}, 'logger': {'use_tb_logger': False}}
+    assert run(opt) == 0
+    check_cut(net, trained.ema, trained.kept, 'sparsity learning')
+
+
 class Pull(Method):
     """Does with a loss what weight decay does, to one convolution."""
 
@@ -264,8 +307,8 @@ class Pull(Method):
 def test_the_losses_of_a_method_count(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(METHOD_REGISTRY._obj_map, 'Pull', Pull)
     net = make('start.safetensors')
-    opt = stage(clips, 4, model_type='SparsityLearningModel', sparsity={'type': 'Pull'}, pruning={'ratio': 0.4},
-                train={'accumulate': 2}, path={'pretrain_network_g': 'start.safetensors'})
+    opt = stage(clips, 4, model_type='SparsityLearningModel', sparsity={'type': 'Pull'}, train={'accumulate': 2},
+                pruning={'ratio': 0.4, 'score': 'l1'}, path={'pretrain_network_g': 'start.safetensors'})
     assert run(opt) == 0
     iterations = (i for i in range(1, 5) for _ in range(2))
     check(net, reference._loop(net, batches(opt), opt['train'], lambda lq, gt: (
@@ -273,17 +316,18 @@ def test_the_losses_of_a_method_count(clips: Path, monkeypatch: pytest.MonkeyPat
 
 
 def check_cut(net: Any, state: dict[str, Tensor], kept: reference.Kept | None, how: str) -> None:
-    """The pruned network computes what the gated one does with the gates of the other units at zero."""
+    """The pruned network computes what the whole one does without the own weights of the other units."""
     assert kept is not None
-    closed = {name: tensor.clone() for name, tensor in state.items()}
+    closed = reference.fold(state, net.groups, net.spec.gates)
     for group in net.groups:
-        for gate in reference.gates_of(group):
-            closed[gate][[unit for unit in range(group.size) if unit not in kept[group.name]]] = 0
-    net = copy.deepcopy(net)
+        for unit in set(range(group.size)) - set(kept[group.name]):
+            for name, dim, index in reference.own(group, unit):
+                closed[name].movedim(dim, 0)[index] = 0
+    net = type(net)(**net.spec.args)
     net.load_state_dict(closed)
     pruned: Any = load_network(output('pruned'))
     assert {group.name: group.size for group in pruned.groups} == {name: len(units) for name, units in kept.items()}
-    lq = torch.rand(1, 2, 3, 8, 8)
+    lq = torch.rand(2, 3, 8, 8) if net.task == 'image' else torch.rand(1, 2, 3, 8, 8)
     with torch.no_grad():
         torch.testing.assert_close(pruned(lq), net(lq), rtol=1e-10, atol=1e-10)
     assert json.loads(Path('experiments/pruned/report.json').read_text())['selection'] == how
@@ -304,6 +348,24 @@ def test_temporal_finetuning_of_a_gated_file_with_another_teacher(clips: Path, t
     net = PrunableBasicVSR(**{**SIZES, 'flow': flow})
     net.load_state_dict(reference.fold(gated.state_dict(), gated.groups))
     check(net, reference.finetune(net, teacher, batches(opt), opt['train']), opt)
+
+
+@pytest.mark.parametrize('args', [{}, {'flow': 'spynet_small'}, {**EDSR, 'residual': 'aligned'}],
+                         ids=['BasicVSR', 'flow', 'EDSR'])
+def test_training_from_scratch_takes_only_the_shape_of_a_file(clips: Path, args: dict[str, Any]) -> None:
+    small: Any = prune_network(make('whole.safetensors', **args), 0.4, score='l1')
+    small.provenance = {'method': 'one-shot'}
+    save_network(small, 'start.safetensors')
+    opt = stage(clips, 4, train={'fix_flow': 9}, path={'pretrain_network_g': 'start.safetensors', 'reinitialise': True})
+    opt = images(opt, clips) if small.task == 'image' else opt
+    assert run(opt) == 0
+    torch.manual_seed(opt['manual_seed'])
+    load_network('start.safetensors')  # draws random numbers too
+    fresh: Any = build_network(small.spec).double()
+    if small.flow_network is not None:
+        fresh.flow_network.load_state_dict(small.flow_network.state_dict())
+    check(fresh, reference.reconstruct(fresh, batches(opt), opt['train']), opt)
+    assert load_network(output()).spec == small.spec
 
 
 DISTILLATION: dict[str, Any] = {'pixel_opt': {'type': 'L1Loss', 'loss_weight': 0.1}, 'accumulate': 2,

@@ -19,7 +19,8 @@ SwinIR           as BasicSR; its authors alike                              ``pa
 ================ ========================================================= =================================
 
 Also ``net`` and ``model_state_dict``, the prefixes ``net_g.`` and ``net_g_ema.`` as mmagic's, and those that
-``DataParallel`` and ``torch.compile`` leave, any number of times: ``module.``, ``_orig_mod.``.
+``DataParallel``, ``torch.compile`` and EDSR-PyTorch's wrapper leave, any number of times: ``module.``, ``_orig_mod.``,
+``model.``.
 
 The layouts of the archs, and how to add one, are in ``layouts``.
 """
@@ -181,8 +182,8 @@ def _unprefixed(name: str, state: Mapping[str, Any], key: str | None, choices: t
     """Without what distributed training, ``torch.compile`` and trainings of several networks put before the names."""
     bare = {_bare(full): entry for full, entry in state.items()}
     if len(bare) < len(state):
-        raise ValueError(f'{name} is corrupted: it holds tensors of one name with and without the prefix module. or '
-                         '_orig_mod.')
+        raise ValueError(f'{name} is corrupted: it holds tensors of one name with and without the prefix module., '
+                         'model. or _orig_mod.')
     found = {key: prefix for key, prefixes in _PREFIXES.items() for prefix in prefixes
              if any(full.startswith(f'{prefix}.') for full in bare)}
     if not found:
@@ -199,8 +200,8 @@ def _unprefixed(name: str, state: Mapping[str, Any], key: str | None, choices: t
 def _bare(name: str) -> str:
     name = re.sub(r'(^|\.)_orig_mod\.', r'\1', name)  # also of a compiled part
     begin = 0
-    while name.startswith('module.', begin):  # not cut each time: a name may have megabytes
-        begin += len('module.')
+    while name.startswith(('module.', 'model.'), begin):  # not cut each time: a name may have megabytes
+        begin = name.index('.', begin) + 1
     return name[begin:]
 
 

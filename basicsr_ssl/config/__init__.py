@@ -202,7 +202,8 @@ _INDIFFERENT = ('name', 'num_gpu', 'find_unused_parameters', 'path', 'datasets',
 _LOADING = ('name', 'io_backend', 'num_worker_per_gpu', 'dataset_enlarge_ratio', 'prefetch_mode',
             'num_prefetch_queue', 'pin_memory', 'persistent_workers')
 # Keys of later versions count only where they are set, so that what was finished before stays finished.
-_LATER = {('sparsity', 'type'): 'SSL', ('pruning', 'structure'): 'units', ('pruning', 'ratios'): None}
+_LATER = {('sparsity', 'type'): 'SSL', ('path', 'reinitialise'): False, ('pruning', 'structure'): 'units',
+          ('pruning', 'ratios'): None}
 
 
 def digest(options: Mapping[str, Any]) -> str:
@@ -211,11 +212,11 @@ def digest(options: Mapping[str, Any]) -> str:
     The files that a stage starts from count by their content, not by their names: add their SHA-256.
     """
     decisive: Tree = copy.deepcopy({key: value for key, value in options.items() if key not in _INDIFFERENT})
-    decisive['path'] = {key: get(options, 'path', key) for key in ('param_key_g',)}
+    decisive['path'] = {key: get(options, 'path', key) for key in ('param_key_g', 'reinitialise')}
     if 'train' in stage_kind(options['model_type']).sections:
         data = get(options, 'datasets', 'train') or {}
         decisive['data'] = {key: value for key, value in data.items() if key not in _LOADING}
     for (section, key), default in _LATER.items():
-        if has(decisive, (section, key)) and get(decisive, section, key) == default:
+        if has(decisive, (section, key)) and get(decisive, section, key) in (None, default):
             del decisive[section][key]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()

@@ -86,6 +86,9 @@ class Path(Section):
     pretrain_network_teacher: FilePath | None = Field(None, description=(
         'dense network whose hidden states temporal finetuning compares with; as pretrain_network_g'))
     param_key_g: str | None = Field(None, description='params or params_ema of a .pth; null prefers params_ema')
+    reinitialise: bool = Field(False, description=(
+        'take only the shape of pretrain_network_g, with new random weights: training from scratch; its flow network '
+        'keeps its own'))
     resume_state: FilePath | None = Field(None, description='training state to resume from; see also --auto_resume')
     root: FilePath | None = Field(None, description=(
         'folder in which experiments/, results/ and tb_logger/ are made; null is the current one'))

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from basicsr_ssl import zoo
 from basicsr_ssl.config.errors import Problem
 from basicsr_ssl.config.files import Tree, get, has, merge, unmark
-from basicsr_ssl.config.registered import MISSING, Section, section_of, stage_kinds
+from basicsr_ssl.config.registered import MISSING, Section, registered_names, registry, section_of, stage_kinds
 from basicsr_ssl.config.sections import NETWORK_LABEL, Recipe, Report, Stage, Train
 from basicsr_ssl.evaluation.result import COST_FIGURES
 from basicsr_ssl.terminal import suggest
@@ -230,12 +230,20 @@ def _fits(tree: Tree, stage: Any, earlier: Mapping[str, Any]) -> list[Problem]:
     if stage.sections == ('pruning',) and by_gate and no_gates:
         problems.append(Problem(('pruning', 'score'), f'gate needs trained gates, and {start or "a new network"} has '
                                                       'none: choose l1 or l2, or do sparsity learning first'))
-    if 'sparsity' in stage.sections:
+    name = get(tree, 'sparsity', 'type') or 'SSL'
+    if 'sparsity' in stage.sections and name in registered_names('method'):
         if (structure := get(tree, 'pruning', 'structure')) not in (None, 'units'):
             problems.append(Problem(('pruning', 'structure'), f'sparsity learning drives units to zero, not '
                                                               f'{structure}: leave structure out'))
-        select, total = get(tree, 'sparsity', 'select_iter') or 0, get(tree, 'train', 'total_iter')
-        if by_gate and no_gates and select == 0:
+        method = registry('method').get(name)
+        default = method.Options.model_fields.get('select_iter')
+        select, total = get(tree, 'sparsity', 'select_iter'), get(tree, 'train', 'total_iter')
+        if select is None:
+            select = default.default if default else 0
+        if by_gate and not method.kind:
+            problems.append(Problem(('pruning', 'score'), f'gate needs gates, and {name} works without: choose l1, l2 '
+                                                          'or random'))
+        elif by_gate and no_gates and select == 0 and method.kind == 'scale':
             problems.append(Problem(('pruning', 'score'), 'gate cannot rank units before any training, when all gates '
                                     'are 1: set sparsity:select_iter above 0, or choose l1 or l2'))
         if isinstance(select, int) and isinstance(total, int) and select >= total:

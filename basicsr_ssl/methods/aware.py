@@ -9,7 +9,7 @@ from basicsr.utils import get_root_logger
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from basicsr_ssl.api import choose_units, with_gates
+from basicsr_ssl.api import choose_units
 from basicsr_ssl.methods.method import METHOD_REGISTRY, Method
 from basicsr_ssl.pruning.options import PruningOptions
 from basicsr_ssl.pruning.regularizers import selected_masks
@@ -42,15 +42,12 @@ class Aware(Method):
     """
 
     Options = AwareOptions
+    kind = 'weight_norm'
 
     def __init__(self, net: Any, options: dict[str, Any], pruning: dict[str, Any]) -> None:
         super().__init__(net, options, pruning)
         names = {gate for group in net.groups for gate in group.gates}
         self.gates = {name: parameter for name, parameter in net.named_parameters() if name in names}
-
-    @staticmethod
-    def prepare(net: nn.Module) -> nn.Module:
-        return with_gates(net, 'weight_norm')
 
     def losses(self, iteration: int) -> dict[str, Tensor]:
         if (iteration - 1) % self.options['interval'] == 0:

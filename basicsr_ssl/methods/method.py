@@ -8,6 +8,8 @@ from basicsr.utils.registry import Registry
 from pydantic import BaseModel
 from torch import Tensor, nn
 
+from basicsr_ssl.api import with_gates, without_gates
+
 METHOD_REGISTRY = Registry('method')
 
 Kept = dict[str, list[int]]
@@ -30,15 +32,17 @@ class Method:
     """
 
     Options: ClassVar[type[BaseModel]]
+    #: the gates that it works with, see ``pruning/gates.py``; empty: none
+    kind: ClassVar[str] = ''
 
     def __init__(self, net: Any, options: dict[str, Any], pruning: dict[str, Any]) -> None:
         self.net, self.options, self.pruning = net, options, pruning
         self.kept: Kept | None = None
 
-    @staticmethod
-    def prepare(net: nn.Module) -> nn.Module:
-        """The network that is trained, made from the one that was read."""
-        return net
+    @classmethod
+    def prepare(cls, net: nn.Module) -> nn.Module:
+        """The network that is trained, made from the one that was read: with the gates of ``kind``."""
+        return with_gates(net, cls.kind) if cls.kind else without_gates(net)
 
     def losses(self, iteration: int) -> dict[str, Tensor]:
         """What is added to the reconstruction loss, by name."""

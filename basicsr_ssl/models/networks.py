@@ -45,13 +45,15 @@ def _is_inferred(net: Any) -> bool:
 def read_input_network(opt: Mapping[str, Any]) -> Any:
     """The network that a stage starts from: ``path: pretrain_network_g``, else a fresh ``network_g``.
 
+    With ``path: reinitialise`` it is one of the same shape as that in the file, with new weights.
+
     Raises:
         ValueError: neither is given, the file holds another network than ``network_g`` describes, or the data are made
             for another task.
     """
     net = _input_network(opt)
     _check_task(net, opt)
-    return net
+    return reinitialised(net) if opt['path'].get('reinitialise') else net
 
 
 def _input_network(opt: Mapping[str, Any]) -> Any:
@@ -80,6 +82,19 @@ def _input_network(opt: Mapping[str, Any]) -> Any:
                          f'({"; ".join(different) or net.spec.arch}). Correct network_g, or leave it out: the file '
                          'says what it is')
     return net if given == net.spec.args else build_network(replace(net.spec, args=given), net.state_dict())
+
+
+def reinitialised(net: Any) -> Any:
+    """A network as small as this one with weights as at the start of training, by the random generator.
+
+    Its flow network keeps its own: dense networks do not start without a trained one either.
+    """
+    fresh: Any = build_network(replace(net.spec, gates='')).to(next(net.parameters()))
+    if net.flow_network is not None:
+        fresh.flow_network.load_state_dict(net.flow_network.state_dict())
+    told = getattr(net, 'provenance', {}).get('method')
+    fresh.provenance = {'method': 'from scratch' + (f', as small as after {told}' if told else '')}
+    return fresh
 
 
 def read_teacher(opt: Mapping[str, Any], student: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Growing L2 regularisation: the penalty that drives the gates of the selected units to zero."""
+"""Growing L2 regularisation: the penalty that drives what belongs to the selected units to zero."""
 
 from __future__ import annotations
 
@@ -38,13 +38,31 @@ def selected_masks(groups: Iterable[Group], kept: Mapping[str, Sequence[int]]) -
     return masks
 
 
+def selected_weights(groups: Iterable[Group], kept: Mapping[str, Sequence[int]],
+                     parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Parameter name to a boolean mask of its shape: true for the own weights and biases of the units to be removed.
+
+    A weight that is two units' own, one's filter and the other's input channel, is there once.
+    """
+    masks: dict[str, Tensor] = {}
+    for group in groups:
+        removed = sorted(set(range(group.size)) - set(kept[group.name]))
+        for s in group.own if removed else ():
+            mask = masks.setdefault(s.param, torch.zeros(parameters[s.param].shape, dtype=torch.bool))
+            mask.index_fill_(s.dim, s.indices(removed), True)
+    return masks
+
+
 @torch.no_grad()
 def add_penalty_(parameters: Mapping[str, Parameter], masks: Mapping[str, Tensor], factor: float) -> None:
-    """Add ``factor * g`` to the gradient of every selected gate g, in place: the gradient of ``factor / 2 * g^2``.
+    """Add ``factor * p`` to the gradient of all p that a mask selects, in place: the gradient of ``factor / 2 * p^2``.
 
-    Each gate, input gates too, is penalised with its own value and its own mask.
+    Args:
+        parameters: gates, weights and biases by name.
+        masks: boolean, of their shapes, for some of them.
+        factor: see ``GrowingL2``.
     """
     for name, mask in masks.items():
-        gate = parameters[name]
-        penalty = factor * gate * mask.to(gate.device)
-        gate.grad = penalty if gate.grad is None else gate.grad.add_(penalty)
+        parameter = parameters[name]
+        penalty = factor * parameter * mask.to(parameter.device)
+        parameter.grad = penalty if parameter.grad is None else parameter.grad.add_(penalty)
