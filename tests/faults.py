@@ -172,7 +172,6 @@ FAULTS: list[tuple[str, str, str]] = [
     # the order of channels
     ('pruning/layout.py', 'if float(found[place]) <= held * (1 + 1e-9):', 'if True:'),
     ('pruning/layout.py', 'start = int(sums.argmax())', 'start = 0'),
-    ('pruning/layout.py', '- own.min()', ''),
     ('pruning/layout.py', 'parts[-1].append(i)', 'parts.append([i])'),
     ('pruning/rewrites.py', 'units = sorted(range(len(channels)), key=lambda unit: place[channels[unit]])',
      'units = list(range(len(channels)))'),
