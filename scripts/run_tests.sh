@@ -9,8 +9,7 @@ if (($#)); then
     run "$@"
     exit
 fi
-# What loads onnxruntime, OpenVINO and NNCF runs in a process of its own, beside the others: one process that had run a
-# thousand other tests before these was killed by a segmentation fault.
+# A third of the time goes into networks run by other runtimes: beside the others, on a second core.
 runtimes=(tests/test_export.py tests/test_upscale.py)
 log=$(mktemp)
 run "${runtimes[@]}" >"$log" 2>&1 &
