@@ -29,6 +29,7 @@ from basicsr_ssl.api import count_macs
 from basicsr_ssl.archs import PrunableBasicVSR
 from basicsr_ssl.export import formats, proof
 from basicsr_ssl.export.forms import Form, GatheringChannels, make_form
+from basicsr_ssl.export.metadata import openvino_core
 from basicsr_ssl.export.runtimes import Exported
 from basicsr_ssl.nn.blocks import Channels, ResidualBlock
 from basicsr_ssl.report.tables import format_table
@@ -164,7 +165,6 @@ def lowered_trunk(trunk: nn.Module, lowering: Any, width: int) -> nn.Module:
 
 def compare_lowerings(nets: dict[str, Any], size: tuple[int, int], repeats: int, folder: Path) -> list[dict[str, Any]]:
     """One trunk of every network, with blocks that reach their channels in different ways."""
-    import openvino
     runs: dict[Any, Run] = {}
     for label, net in nets.items():
         for lowering, how in LOWERINGS.items():
@@ -178,7 +178,7 @@ def compare_lowerings(nets: dict[str, Any], size: tuple[int, int], repeats: int,
                                             input_names=['x'])
             assert program is not None
             program.save(path)
-            for runtime, call in (('onnxruntime', onnxruntime_call(path)), ('OpenVINO', openvino_call(openvino, path))):
+            for runtime, call in (('onnxruntime', onnxruntime_call(path)), ('OpenVINO', openvino_call(path))):
                 runs[runtime, label, lowering] = lambda call=call, x=x: call(x.numpy())
     times = least(runs, repeats)
     base = next(iter(nets))
@@ -195,8 +195,8 @@ def onnxruntime_call(path: Path) -> Callable[[Any], object]:
     return lambda x: session.run(None, {'x': x})
 
 
-def openvino_call(openvino: Any, path: Path) -> Callable[[Any], object]:
-    request = openvino.Core().compile_model(path, 'CPU', {
+def openvino_call(path: Path) -> Callable[[Any], object]:
+    request = openvino_core().compile_model(path, 'CPU', {
         'INFERENCE_PRECISION_HINT': 'f32', 'INFERENCE_NUM_THREADS': torch.get_num_threads()}).create_infer_request()
     return lambda x: request.infer([x])
 

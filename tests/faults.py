@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 TESTS = [f'tests/test_{name}.py' for name in (
     'stages', 'methods', 'masks', 'regularizers', 'temporal_loss', 'scores', 'selection', 'surgery', 'gates', 'cost',
     'data', 'flow', 'training', 'recipes', 'sensitivity', 'study', 'config', 'bad_input', 'obproxsg', 'laplacian_loss',
-    'compression', 'swinir')]
+    'compression', 'swinir', 'plans')]
 
 # file below the package, old text (exactly once there), new text
 FAULTS: list[tuple[str, str, str]] = [
@@ -169,6 +169,15 @@ FAULTS: list[tuple[str, str, str]] = [
     ('archs/swinir_arch.py', 'self.features**-0.5 * q', 'q'),
     ('archs/swinir_arch.py', '2 * size - 2 - at', '2 * size - 1 - at'),
     ('archs/swinir_arch.py', "Slice(f'{attn}.relative_position_bias_table', 1),", ''),
+    # the order of channels
+    ('pruning/layout.py', 'if float(found[place]) <= held * (1 + 1e-9):', 'if True:'),
+    ('pruning/layout.py', 'start = int(sums.argmax())', 'start = 0'),
+    ('pruning/layout.py', 'parts[-1].append(i)', 'parts.append([i])'),
+    ('pruning/rewrites.py', 'units = sorted(range(len(channels)), key=lambda unit: place[channels[unit]])',
+     'units = list(range(len(channels)))'),
+    ('pruning/rewrites.py', '.clamp(min=0)) * there', '.clamp(min=0))'),
+    ('pruning/rewrites.py', 'sorted(replaced)', 'replaced'),
+    ('api.py', "if options.layout == 'runs':", 'if False:'),
 ]
 
 

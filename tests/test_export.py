@@ -25,7 +25,7 @@ from basicsr_ssl.evaluation.inference import super_resolve
 from basicsr_ssl.export import formats, proof
 from basicsr_ssl.export.command import export
 from basicsr_ssl.export.forms import GatheringChannels, lowered, make_form
-from basicsr_ssl.export.metadata import describe, read_metadata
+from basicsr_ssl.export.metadata import describe, openvino_core, read_metadata
 from basicsr_ssl.export.networks import ConvertedNetwork
 from basicsr_ssl.export.runtimes import Exported, mirrored
 from basicsr_ssl.files import file_sha256
@@ -208,14 +208,13 @@ def test_free_sizes_with_flow_are_multiples_of_32(to: str, tmp_path: Path) -> No
 
 def test_the_pairs_of_the_state_make_openvinos_model_stateful(step_with_flow: Step) -> None:
     needs('openvino')
-    import openvino as ov
     from openvino import passes
     net, (path, metadata) = network('uni-flow-compact'), step_with_flow('openvino')
-    model = ov.Core().read_model(path)
+    model = openvino_core().read_model(path)
     manager = passes.Manager()
     manager.register_pass(passes.MakeStateful(metadata['state']))
     manager.run_passes(model)
-    request = ov.compile_model(model, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'}).create_infer_request()
+    request = openvino_core().compile_model(model, 'CPU', {'INFERENCE_PRECISION_HINT': 'f32'}).create_infer_request()
     x = clip(3, H, W)
     with torch.no_grad():
         expected = net(x)
@@ -303,7 +302,7 @@ def test_int8_is_calibrated_on_real_frames(form: str, name: str, folders: list[s
     export(str(source), str(out), 'openvino', form, (H, W), 3 if form == 'window' else None, precision='int8',
            clips=folders, min_psnr=25)
     assert 25 < read_metadata(out)['proof']['real']['psnr'] < 70
-    weights = [op for op in ov.Core().read_model(out).get_ops()
+    weights = [op for op in openvino_core().read_model(out).get_ops()
                if op.get_type_name() == 'Constant' and op.get_element_type() == ov.Type.i8]
     assert len(weights) == len([layer for layer in net.cost_table if not layer.flow])
 
@@ -599,3 +598,25 @@ def test_the_example_runs_without_torch(tmp_path: Path, folders: list[str], step
         pixels = (expected[i].clamp(0, 1) * 255).round().int().permute(1, 2, 0).numpy()
         difference = np.abs(found - pixels)
         assert difference.max() <= 1 and difference.mean() < 0.01  # halves may be rounded either way
+
+
+def test_signals_arrive_after_openvino(step_with_flow: Step, tmp_path: Path) -> None:
+    """Networks that are dropped in the order in which they were opened leave the process fit for signals."""
+    needs('openvino')
+    path, _ = step_with_flow('openvino')
+    script = tmp_path / 'signals.py'
+    script.write_text(f"""
+import gc, os, signal, torch
+from basicsr_ssl.export.runtimes import Exported
+signal.signal(signal.SIGUSR1, lambda *_: print('arrived'))
+opened = [Exported({str(path)!r}, 'openvino') for _ in range(2)]
+for net in opened:
+    list(net.stream([torch.zeros(3, {H}, {W})]))
+del net
+while opened:
+    del opened[0]
+    gc.collect()
+os.kill(os.getpid(), signal.SIGUSR1)
+""")
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, 'arrived\n'), done.stderr

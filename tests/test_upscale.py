@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import resource
@@ -244,7 +245,7 @@ def test_an_iterator_ahead_ends_when_it_is_stopped() -> None:
 class Mean(nn.Module):
     """Enlarges the mean of each frame and its two neighbours: what happens further away does not matter."""
 
-    scale, bidirectional, task, layers = 2, True, 'clip', ()
+    scale, bidirectional, task, cost_table = 2, True, 'clip', ()
 
     def forward(self, x: Tensor) -> Tensor:
         before, after = torch.cat((x[:, :1], x[:, :-1]), 1), torch.cat((x[:, 1:], x[:, -1:]), 1)
@@ -692,21 +693,22 @@ def test_a_signal_before_the_first_picture_leaves_nothing(runner: Runner, tmp_pa
     assert left(tmp_path) == {'in.mp4'} and 'Nothing is written' in capsys.readouterr().err
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_disk() -> Iterator[None]:
-    """No file can grow beyond 4 kB."""
+    """No file can grow beyond 4 kB, pytest's own log neither: so not a fixture, which lasts until after its report."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize('name', ['out.mp4', 'out.mkv', 'out'])
-def test_a_full_disk_leaves_nothing(name: str, runner: Runner, tmp_path: Path, request: Any) -> None:
+def test_a_full_disk_leaves_nothing(name: str, runner: Runner, tmp_path: Path) -> None:
     noise = [from_rgb(torch.rand(3, 48, 64, generator=torch.Generator().manual_seed(i)), YUV420) for i in range(30)]
     write_video(tmp_path / 'in.mp4', noise)
-    request.getfixturevalue('small_disk')
-    with pytest.raises(OSError, match=r'cannot save .*File too large.*free some space'):
+    with small_disk(), pytest.raises(OSError, match=r'cannot save .*File too large.*free some space'):
         run(tmp_path / 'in.mp4', tmp_path / name, runner, encoding=LOSSLESS)
     assert left(tmp_path) == {'in.mp4'}
 

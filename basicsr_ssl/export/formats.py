@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.export import Dim
 
 from basicsr_ssl.export.forms import Form, TensorInfo, lowered
-from basicsr_ssl.export.metadata import FORMAT, KEY, TORCH_ENTRY, load_module
+from basicsr_ssl.export.metadata import FORMAT, KEY, TORCH_ENTRY, load_module, openvino_core
 
 OPSET = 18  # the exporter's lowest; grid_sample came with 16
 LARGEST = 8192  # side of a frame of free size
@@ -65,10 +65,10 @@ def convert(form: Form, to: str, precision: str = 'fp32', dynamic: bool = False,
         return _program(lowered(form, precision, dynamic=dynamic), dynamic)
     if to == 'onnx':
         return _onnx(lowered(form, precision, gathers=True, dynamic=dynamic), dynamic)
-    openvino = load_module('openvino')
+    core = openvino_core()
     found = _onnx(lowered(form, dynamic=dynamic), dynamic)
     with contextlib.redirect_stdout(sys.stderr):
-        model = openvino.Core().read_model(found.SerializeToString())
+        model = core.read_model(found.SerializeToString())
         return _quantized(model, form, calibration) if precision == 'int8' else model
 
 

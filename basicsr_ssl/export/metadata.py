@@ -6,6 +6,7 @@ import json
 import os
 import zipfile
 from collections.abc import Mapping
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,20 @@ def load_module(name: str) -> Any:
     except ImportError as error:
         raise ModuleMissing(f'{name} is needed for this and cannot be imported ({error}): pip install -c '
                             "constraints.txt -e '.[export]'") from error
+
+
+@cache
+def openvino_core() -> Any:
+    """OpenVINO's Core, one for the life of the process.
+
+    With each Core that compiles, OpenVINO gives the thread a stack for its signals, and frees it with the Core. Of two
+    Cores that do not end in the reverse order of their beginnings, the second one's end puts the first one's freed stack
+    back, and the next signal kills the process (openvino 2026.4).
+
+    Raises:
+        ModuleMissing: OpenVINO is not installed.
+    """
+    return load_module('openvino').Core()
 
 
 class ModuleMissing(ValueError):

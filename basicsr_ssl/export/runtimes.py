@@ -14,7 +14,7 @@ from torch import Tensor
 
 from basicsr_ssl.evaluation.inference import segments
 from basicsr_ssl.export.forms import Values
-from basicsr_ssl.export.metadata import RUNTIMES, load_module, read_metadata
+from basicsr_ssl.export.metadata import RUNTIMES, load_module, openvino_core, read_metadata
 from basicsr_ssl.terminal import shortened
 
 Call = Callable[[Values], Values]
@@ -155,12 +155,12 @@ def _onnxruntime(path: str, metadata: dict[str, Any]) -> Call:
 
 
 def _openvino(path: str, metadata: dict[str, Any]) -> Call:
-    openvino = load_module('openvino')
+    core = openvino_core()
     # said always: on CPUs that have it, OpenVINO computes in bfloat16 unless told otherwise
     precision = 'bf16' if metadata['precision'] == 'bf16' else 'f32'
     try:
-        model = openvino.Core().compile_model(path, 'CPU', {'INFERENCE_PRECISION_HINT': precision,
-                                                            'INFERENCE_NUM_THREADS': torch.get_num_threads()})
+        model = core.compile_model(path, 'CPU', {'INFERENCE_PRECISION_HINT': precision,
+                                                 'INFERENCE_NUM_THREADS': torch.get_num_threads()})
     except Exception as error:
         raise ValueError(f'OpenVINO refuses {shortened(path)}: {shortened(error)}') from error
     request = model.create_infer_request()

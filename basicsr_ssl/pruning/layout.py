@@ -8,7 +8,6 @@ and for each layer a window of that order. ``seriate`` finds, for any choice, th
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
@@ -93,9 +92,8 @@ def seriate(sets: Iterable[Sequence[int]], size: int) -> list[int]:
     """An order of channels in which each set stands side by side, if there is one; else one in which they nearly do.
 
     Atkins, Boman, Hendrickson (SIAM J. Comput. 1998). Channels are as similar as the number of sets that they share. If
-    there is such an order, the second eigenvector of the similarity's Laplacian has it, as soon as what all channels
-    share is taken off and parts that then share nothing are ordered apart; channels that are equal in it are ordered by
-    themselves.
+    there is such an order, the second eigenvector of the similarity's Laplacian has it; parts that share nothing are
+    ordered apart, and channels that are equal in it by themselves.
 
     Args:
         sets: channels in 0..size - 1.
@@ -111,8 +109,7 @@ def _seriated(similarity: Tensor, channels: list[int]) -> list[int]:
     if len(channels) <= 2:
         return channels
     own = similarity[channels][:, channels]
-    own = own.fill_diagonal_(math.inf) - own.min()  # whole numbers, so that nothing shared is exactly 0
-    parts = _parts(own.fill_diagonal_(0) > 0)
+    parts = _parts(own > 0)
     if len(parts) == 1:
         vector = torch.linalg.eigh(own.sum(1).diag() - own).eigenvectors[:, 1]
         parts = []
