@@ -42,8 +42,8 @@ def openvino_core() -> Any:
     """OpenVINO's Core, one for the life of the process.
 
     With each Core that compiles, OpenVINO gives the thread a stack for its signals, and frees it with the Core. Of two
-    Cores that do not end in the reverse order of their beginnings, the second one's end puts the first one's freed stack
-    back, and the next signal kills the process (openvino 2026.4).
+    Cores that do not end in the reverse order of their beginnings, the second one's end puts the first one's freed
+    stack back, and the next signal kills the process (openvino 2026.4).
 
     Raises:
         ModuleMissing: OpenVINO is not installed.
