@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from basicsr_ssl import cli, prune_network, save_network
 from basicsr_ssl.api import with_gates
-from basicsr_ssl.archs import PrunableEDSR, StandaloneSpyNet
+from basicsr_ssl.archs import PrunableEDSR, PrunableSwinIR, StandaloneSpyNet
 from basicsr_ssl.evaluation.inference import super_resolve
 from basicsr_ssl.export import formats, proof
 from basicsr_ssl.export.command import export
@@ -41,6 +41,13 @@ H, W = 24, 40
 def edsr(**args: Any) -> PrunableEDSR:
     torch.manual_seed(0)
     net = PrunableEDSR(num_feat=8, num_block=2, **args)
+    randomise_(net)
+    return net
+
+
+def swinir() -> PrunableSwinIR:
+    torch.manual_seed(0)
+    net = PrunableSwinIR(embed_dim=12, depths=[2], num_heads=[3], window_size=4)
     randomise_(net)
     return net
 
@@ -79,6 +86,7 @@ NETS = {
     'uni-compact': lambda: compact(tiny_net(bidirectional=False)),
     'uni-x2': lambda: tiny_net(bidirectional=False, scale=2),
     'edsr-compact': lambda: compact(edsr()), 'edsr-gated': lambda: gated(edsr()), 'flow': flow_net,
+    'swinir-compact': lambda: prune_network(swinir(), 0.2, budget='macs', score='l1'),
 }
 
 
@@ -126,16 +134,17 @@ def largest(found: Tensor, expected: Tensor) -> float:
 
 
 @pytest.mark.parametrize(('to', 'name', 'frames', 'every'), [
-    ('onnx', 'bi-flow-compact', 3, False), ('onnx', 'bi-gated', 3, True), ('onnx', 'edsr-compact', None, False),
+    pytest.param('onnx', 'bi-flow-compact', 3, False, marks=pytest.mark.slow),  # a third of the time of this file
+    ('onnx', 'bi-gated', 3, True), ('onnx', 'edsr-compact', None, False),
     ('onnx', 'uni-compact', 3, False), ('openvino', 'bi-compact', 5, False), ('openvino', 'edsr-gated', None, False),
-    ('torch', 'bi', 2, True)])
+    ('onnx', 'swinir-compact', None, False), ('openvino', 'swinir-compact', None, False), ('torch', 'bi', 2, True)])
 @torch.no_grad()
 def test_a_window_stacks_frames_in_channels(to: str, name: str, frames: int | None, every: bool, tmp_path: Path
                                             ) -> None:
     net = network(name)
     exported = written(net, to, tmp_path, 'window', frames, every)
     x = clip(frames or 1, H, W)
-    expected = net(x[0])[None] if name.startswith('edsr') else net(x)
+    expected = net(x[0])[None] if net.task == 'image' else net(x)
     stacked = torch.cat([x[:, i] for i in range(x.shape[1])], dim=1)
     hr = [expected[:, i] for i in range(x.shape[1])]
     expected = torch.cat(hr, dim=1) if every else hr[len(hr) // 2]
@@ -190,6 +199,11 @@ def test_free_sizes(to: str, tmp_path: Path) -> None:
         assert largest(torch.stack(list(exported.stream(x[0]))), net(x)[0]) < 1e-5
     assert exported.metadata['inputs']['input']['shape'] == [1, 3, 'h', 'w']
     assert exported.metadata['outputs']['output']['shape'] == [1, 3, '4*h', '4*w']
+
+
+def test_attention_in_windows_has_no_free_sizes() -> None:
+    with pytest.raises(ValueError, match=r'PrunableSwinIR computes depends on the size .* leave --dynamic out'):
+        formats.convert(make_form(network('swinir-compact'), 'window', (H, W)), 'torch', dynamic=True)
 
 
 @pytest.mark.slow

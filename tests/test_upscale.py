@@ -10,6 +10,7 @@ import signal
 import struct
 import sys
 import threading
+import time
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -660,11 +661,14 @@ def test_a_truncated_video_is_upscaled_up_to_where_it_breaks(suffix: str, net: n
 
 
 def stopping(runner: Runner, signum: int, after: int) -> Runner:
-    """Sends a signal to this process while it makes a frame."""
+    """Sends a signal to this process while it makes a frame, and goes on when the main thread has handled it."""
     def run(frames: Iterable[Tensor]) -> Iterator[Tensor]:
         for number, frame in enumerate(runner.run(frames)):
             if number == after:
+                handler: Any = signal.getsignal(signum)
                 os.kill(os.getpid(), signum)
+                while not handler.__self__.signum:
+                    time.sleep(0.001)
             yield frame
     return Runner(runner.scale, run, runner.device)
 

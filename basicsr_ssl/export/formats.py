@@ -117,7 +117,13 @@ def _program(form: Form, dynamic: bool) -> Any:
         shapes = tuple(_free(form, len(info.shape)) for info in form.inputs.values()) if dynamic else None
         if shapes is not None and form.state:
             shapes = (shapes[0], shapes[1:])
-        program = torch.export.export(form, example, dynamic_shapes=shapes)
+        try:
+            program = torch.export.export(form, example, dynamic_shapes=shapes)
+        except RuntimeError as error:
+            if not dynamic:
+                raise
+            raise ValueError(f'what {type(form.net).__name__} computes depends on the size of its frames, which cannot '
+                             'be left free: leave --dynamic out, and say --size') from error
     program.example_inputs = None  # as large as frames, and kept in the file
     for node in program.graph.nodes:
         node.meta.pop('stack_trace', None)  # paths of this machine

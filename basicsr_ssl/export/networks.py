@@ -26,14 +26,14 @@ class ConvertedNetwork:
     frames show their size, and anew for another size.
 
     Args:
-        net: a BasicVSR or EDSR of this package.
+        net: a network of this package that makes frames.
         runtime: one of ``FORMAT_OF``.
 
     Attributes:
         scale, task, bidirectional: the network's.
 
     Raises:
-        ValueError: another network.
+        ValueError: it runs in torch only, as bicubic interpolation does.
     """
 
     def __init__(self, net: Any, runtime: str) -> None:
