@@ -287,6 +287,8 @@ def test_windows_of_a_bidirectional_network_converge_to_the_whole_clip(saved: Ca
     errors = [(stack(open_network(file, segment=12, overlap=overlap).run(clip)) - whole).abs().amax((1, 2, 3))
               for overlap in (0, 4, 8)]
     assert errors[0].max() > 5 * errors[1].max() > 25 * errors[2].max() > 0
+    unsaid = (stack(open_network(file, segment=12).run(clip)) - whole).abs().amax((1, 2, 3))
+    assert unsaid.equal(errors[1])
     near = torch.tensor([min(abs(i + 0.5 - cut) for cut in (12, 24)) for i in range(30)])
     assert errors[0][near > 4].max() < 0.01 * errors[0].max()
 
