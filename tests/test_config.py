@@ -824,6 +824,17 @@ def test_keys_of_later_versions_count_where_they_are_set(load):
     assert config.digest(named) != config.digest(load(STAGE, overrides=['pruning:budget=units']))
 
 
+def test_finished_stages_stay_finished(load):
+    """The digests of these options as they were before sections and keys came that leave what they say as it was.
+
+    Whoever sees this fail has changed what an option file of old means, or has forgotten ``_LATER``.
+    """
+    stages = config.stage_options(load(RECIPE))
+    assert {name: config.digest(stage)[:16] for name, stage in {'tiny': load(STAGE), **stages}.items()} == {
+        'tiny': 'aab0db1be1c3646d', 'dense': '576c161483c9c175', 'sparsity': 'c6db611c1bfcb4d0',
+        'prune': '508c6f562cf444b7', 'finetune': '1b993e3ced37b08e'}
+
+
 def test_what_pruning_is_told_must_go_together(load):
     with pytest.raises(config.OptionsError, match=r'pruning:structure: sparsity learning drives units to zero, not '
                                                   r'weights: leave structure out'):

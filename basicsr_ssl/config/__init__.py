@@ -202,8 +202,10 @@ _INDIFFERENT = ('name', 'num_gpu', 'find_unused_parameters', 'path', 'datasets',
 _LOADING = ('name', 'io_backend', 'num_worker_per_gpu', 'dataset_enlarge_ratio', 'prefetch_mode',
             'num_prefetch_queue', 'pin_memory', 'persistent_workers')
 # Keys of later versions count only where they are set, so that what was finished before stays finished.
-_LATER = {('sparsity', 'type'): 'SSL', ('path', 'reinitialise'): False, ('pruning', 'structure'): 'units',
-          ('pruning', 'ratios'): None}
+_LATER: dict[tuple[str, ...], Any] = {
+    ('compression',): None, ('sparsity', 'type'): 'SSL', ('path', 'reinitialise'): False,
+    ('pruning', 'structure'): 'units', ('pruning', 'ratios'): None, ('pruning', 'layout'): 'free',
+    ('train', 'distill_opt'): None}
 
 
 def digest(options: Mapping[str, Any]) -> str:
@@ -216,7 +218,7 @@ def digest(options: Mapping[str, Any]) -> str:
     if 'train' in stage_kind(options['model_type']).sections:
         data = get(options, 'datasets', 'train') or {}
         decisive['data'] = {key: value for key, value in data.items() if key not in _LOADING}
-    for (section, key), default in _LATER.items():
-        if has(decisive, (section, key)) and get(decisive, section, key) in (None, default):
-            del decisive[section][key]
+    for keys, default in _LATER.items():
+        if has(decisive, keys) and get(decisive, *keys) in (None, default):
+            del get(decisive, *keys[:-1])[keys[-1]]
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()
