@@ -49,7 +49,7 @@ def shuffles(args: Mapping[str, Any]) -> dict[str, int]:
     """The convolutions before pixel shuffles by r, each with its r."""
     if args['upsampler'] == 'pixelshuffledirect' or args['scale'] == 3:
         return {'upsample.0': args['scale']}
-    return {f'upsample.{2 * i}': 2 for i in range(args['scale'] // 2)}
+    return {f'upsample.{2 * i}': 2 for i in range(args['scale'].bit_length() - 1)}
 
 
 def full_widths(args: Mapping[str, Any]) -> dict[str, int]:

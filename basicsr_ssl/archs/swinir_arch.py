@@ -10,6 +10,7 @@ import torch
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor, nn
 
+from basicsr_ssl.archs.edsr_arch import MOST_BLOCKS, RGB_MEAN, shuffles
 from basicsr_ssl.archs.prunable import PrunableNetwork, check_choice, check_least
 from basicsr_ssl.nn.gated import GatedLinear, conv, linear
 from basicsr_ssl.pruning.body import Body, Size, Stack
@@ -18,8 +19,6 @@ from basicsr_ssl.pruning.gates import Gates
 from basicsr_ssl.pruning.groups import Group, Slice
 from basicsr_ssl.pruning.spec import Spec
 
-MOST_BLOCKS = 10_000  # far above any network's
-RGB_MEAN = (0.4488, 0.4371, 0.4040)  # of DIV2K, in [0, 1]
 TAIL_FEAT = 64  # channels before the pixel shuffles of the classical tail
 APART = -100.0  # added to the attention between pixels of different sides of the image
 
@@ -32,13 +31,6 @@ def blocks(args: Mapping[str, Any]) -> list[list[str]]:
 def ends(args: Mapping[str, Any]) -> list[str]:
     """The convolutions, or threes of them, that end the residual groups, and the one after all."""
     return [*(f'layers.{i}.conv' for i in range(len(args['depths']))), 'conv_after_body']
-
-
-def shuffles(args: Mapping[str, Any]) -> dict[str, int]:
-    """The convolutions before pixel shuffles by r, each with its r."""
-    if args['upsampler'] == 'pixelshuffledirect' or args['scale'] == 3:
-        return {'upsample.0': args['scale']}
-    return {f'upsample.{2 * i}': 2 for i in range(args['scale'].bit_length() - 1)}
 
 
 def full_widths(args: Mapping[str, Any]) -> dict[str, int]:
