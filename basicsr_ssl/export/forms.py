@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -74,20 +75,24 @@ class Form(nn.Module):
         """Of a tensor whose last two axes are the LR frame's, ``scale`` times as large."""
         return TensorInfo((1, *leading), (scale * self.size[0], scale * self.size[1]), layout, scale, frames)
 
+
+class WholeForm(Form, ABC):
+    """A form that makes HR frames, or flow, of a clip by itself, so that it can be held against the network."""
+
+    @abstractmethod
     def feed(self, clip: Tensor) -> Tensor:
         """``input`` of one call, from its frames (frames, 3, h, w)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def expected(self, clip: Tensor) -> Tensor:
         """What the network itself makes of frames (n, 3, h, w), as the outputs of all calls, one after another."""
-        raise NotImplementedError
 
     def calls(self, clip: Tensor) -> Iterable[Tensor]:
         """``input`` of every call that a clip (n, 3, h, w) allows, without padding at its ends."""
         return (self.feed(clip[i:i + self.frames]) for i in range(len(clip) - self.frames + 1))
 
 
-class WindowForm(Form):
+class WindowForm(WholeForm):
     """The frames of a window stacked in the channels of one image, as programs for single images load it.
 
     Args:
@@ -148,7 +153,7 @@ class WindowForm(Form):
         return torch.cat([one.flatten(1, 2) if self.every else one[:, self.frames // 2] for one in found])
 
 
-class ClipForm(Form):
+class ClipForm(WholeForm):
     """A clip of so many frames at once, as the network itself takes it.
 
     Args:
@@ -179,7 +184,7 @@ class ClipForm(Form):
         return torch.cat([_run(self.net, one) for one in self.calls(clip)])
 
 
-class StepForm(Form):
+class StepForm(WholeForm):
     """One frame after another, with a state that the caller carries along: what ``net.step`` does.
 
     The state is one pair of tensors per part, ``hidden_in`` and ``hidden_out``, with a flow network also
@@ -238,7 +243,7 @@ def state_parts(form: Form) -> dict[str, TensorInfo]:
 
 
 def make_form(net: nn.Module, form: str, size: tuple[int, int], frames: int | None = None,
-              every: bool = False) -> Form:
+              every: bool = False) -> WholeForm:
     """The form of a network, which is copied; its gates are folded.
 
     Args:

@@ -13,7 +13,7 @@ from torch import Tensor
 from basicsr_ssl.data.frames import existing_folder, list_images, read_frame
 from basicsr_ssl.data.photographs import Photographs
 from basicsr_ssl.evaluation.inference import as_frame
-from basicsr_ssl.export.forms import MULTIPLE, Form, Values
+from basicsr_ssl.export.forms import MULTIPLE, Values, WholeForm
 from basicsr_ssl.export.runtimes import Call, Exported, mirrored
 
 #: Least PSNR, in dB, of a file's output against the network's in float32.
@@ -62,7 +62,7 @@ def _fitted(frame: Tensor, size: tuple[int, int]) -> Tensor:
     return frame[:, top:top + size[0], left:left + size[1]]
 
 
-def prove(form: Form, exported: Exported, dynamic: bool, folder: str | None) -> dict[str, dict[str, float]]:
+def prove(form: WholeForm, exported: Exported, dynamic: bool, folder: str | None) -> dict[str, dict[str, float]]:
     """Figures of ``compare`` on random and on real frames, and if sizes are free on a second size.
 
     Args:
@@ -81,7 +81,7 @@ def prove(form: Form, exported: Exported, dynamic: bool, folder: str | None) -> 
 
 
 @torch.no_grad()
-def compare(form: Form, call: Call, clip: Tensor) -> dict[str, float]:
+def compare(form: WholeForm, call: Call, clip: Tensor) -> dict[str, float]:
     """Run a file and the network that it was made from on the same frames.
 
     Args:
@@ -103,7 +103,7 @@ def compare(form: Form, call: Call, clip: Tensor) -> dict[str, float]:
     return {'max_difference': float(difference.max()), 'psnr': 20 * math.log10(peak) - 10 * math.log10(max(mse, 1e-30))}
 
 
-def _answers(form: Form, call: Call, clip: Tensor) -> Iterator[Values]:
+def _answers(form: WholeForm, call: Call, clip: Tensor) -> Iterator[Values]:
     state: Values = {name: torch.zeros(*form.inputs[name].leading, *clip.shape[-2:]) for name in form.state}
     for feed in form.calls(clip):
         found = call({'input': feed, **state})
@@ -112,7 +112,7 @@ def _answers(form: Form, call: Call, clip: Tensor) -> Iterator[Values]:
 
 
 @torch.no_grad()
-def calibration_calls(form: Form, clips: Iterable[Tensor]) -> list[list[Tensor]]:
+def calibration_calls(form: WholeForm, clips: Iterable[Tensor]) -> list[list[Tensor]]:
     """Values of all inputs, for calls spread evenly over clips (n, 3, h, w), states included.
 
     Raises:
