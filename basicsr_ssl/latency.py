@@ -18,7 +18,7 @@ Label = TypeVar('Label', bound=Hashable)
 
 @torch.no_grad()
 def measure_latency(nets: Mapping[str, nn.Module], lr_size: tuple[int, int], num_frame: int = 5,
-                    device: str | torch.device = 'cpu', repeats: int = 5, warmup: int = 1, channels_last: bool = False,
+                    device: str | torch.device = 'cpu', repeats: int = 5, warmup: int = 1,
                     clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
     """Time networks in turn on the same random clip.
 
@@ -31,7 +31,6 @@ def measure_latency(nets: Mapping[str, nn.Module], lr_size: tuple[int, int], num
         device: where to run.
         repeats: timed runs of each network.
         warmup: runs of each network before those, not timed.
-        channels_last: whether weights and frames lie in memory channel by channel within each pixel.
         clock: gives seconds.
 
     Returns:
@@ -42,20 +41,16 @@ def measure_latency(nets: Mapping[str, nn.Module], lr_size: tuple[int, int], num
     """
     if num_frame < 1 or repeats < 1:
         raise ValueError(f'num_frame and repeats must be at least 1, got {num_frame} and {repeats}')
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    clip = random_clip(lr_size, num_frame, device, layout)
-    copies = {label: copy.deepcopy(net).to(device).to(memory_format=layout).eval()  # type: ignore[call-overload]
-              for label, net in nets.items()}
+    clip = random_clip(lr_size, num_frame, device)
+    copies = {label: copy.deepcopy(net).to(device).eval() for label, net in nets.items()}
     seconds = time_in_turn({label: lambda net=net: run_clip(net, clip) for label, net in copies.items()}, repeats,
                            warmup, clip.device, clock)
     return {label: 1000 * statistics.median(values) / num_frame for label, values in seconds.items()}
 
 
-def random_clip(lr_size: tuple[int, int], num_frame: int, device: str | torch.device,
-                memory_format: torch.memory_format = torch.contiguous_format) -> Tensor:
+def random_clip(lr_size: tuple[int, int], num_frame: int, device: str | torch.device) -> Tensor:
     """A clip (1, n, 3, h, w), always the same."""
-    frames = torch.rand(num_frame, 3, *lr_size, generator=torch.Generator().manual_seed(0)).to(device)
-    return frames.contiguous(memory_format=memory_format)[None]
+    return torch.rand(1, num_frame, 3, *lr_size, generator=torch.Generator().manual_seed(0)).to(device)
 
 
 def run_clip(net: Any, clip: Tensor) -> None:

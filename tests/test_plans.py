@@ -21,6 +21,7 @@ from basicsr_ssl import count_macs, prune_network
 from basicsr_ssl.api import choose_units, cut_network, with_gates
 from basicsr_ssl.archs import BicubicUpsampler, PrunableEDSR
 from basicsr_ssl.cli import main
+from basicsr_ssl.config import load_options
 from basicsr_ssl.plans import planner, profile
 from basicsr_ssl.plans.plan import Plan, apply_plan
 from basicsr_ssl.pruning.groups import Group, Slice
@@ -29,6 +30,8 @@ from basicsr_ssl.pruning.options import PruningOptions
 from basicsr_ssl.pruning.rewrites import reorder, widen
 from basicsr_ssl.pruning.scores import score_units
 from basicsr_ssl.pruning.spec import Spec
+from basicsr_ssl.report import recipe
+from basicsr_ssl.runtime import Processes, Run
 from basicsr_ssl.test import test as run_test
 
 NETS: dict[str, Callable[[], Any]] = {
@@ -458,3 +461,12 @@ def test_a_test_can_run_the_network_as_planned(kind: str, tmp_path: Path, monkey
     assert ran and all(one.conv_last.weight.is_contiguous(memory_format=torch.channels_last) for one in ran)
     assert fast.metrics['psnr'] == pytest.approx(plain.metrics['psnr'], abs=1e-3) and (plain.metrics['psnr'] or 0) > 5
     assert (fast.params, fast.macs, fast.form) == (plain.params, plain.macs, plain.form)
+
+    timed: dict[str, Any] = {}  # the milliseconds of a report are of the same form
+    monkeypatch.setattr(recipe, 'measure_latency', lambda nets, *_, **__: timed.update(nets) or dict.fromkeys(nets, 1.))
+    report = {'rows': {'net': 'net.safetensors'}, 'bicubic': False, 'lr_size': [3, 5], 'crop': 2, 'expect': []}
+    for optimize, planned in (('off', False), ('auto', True)):
+        recipe.report_recipe(load_options('test.yml', [f'val:optimize={optimize}']), report,
+                             Run(Processes(0, 1, torch.device('cpu'), False), 'report', 'results/report'))
+        assert timed['net'].conv_last.weight.is_contiguous(memory_format=torch.channels_last) == planned
+        assert (asked[-1] == (3, 5)) == planned

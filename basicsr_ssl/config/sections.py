@@ -196,9 +196,11 @@ class Val(Section):
     keep_states: Literal['device', 'host'] = Field('device', description=(
         'where the hidden states of a clip wait while it is run: on the device, or, if they do not fit there, in host '
         'memory'))
-    optimize: Literal['off', 'auto'] = Field('off', description=(
-        'auto: in tests and reports, run the network in the form that measures fastest here, which is found before the '
-        'first frame (optimize_network); it computes the same but for rounding'))
+    # YAML reads a bare off as false
+    optimize: Annotated[Literal['off', 'auto'], BeforeValidator(lambda v: 'off' if v is False else v)] = Field(
+        'off', description=(
+        'auto: in tests and reports, run and time the network in the form that measures fastest here, which is found '
+        'before the first frame (optimize_network); it computes the same but for rounding'))
     metrics: dict[str, Metric] | None = Field(None, description='metrics by the name they are reported under')
 
     @field_validator('metrics')

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -130,8 +131,8 @@ def evaluate(net: Any, test_sets: Sequence[TestSet], val: Mapping[str, Any], run
         if missing:
             get_root_logger().warning(f'{name}: only a part of the benchmark is there: {quoted(missing)}. The results '
                                       'are marked as partial')
-        fast = val.get('optimize') == 'auto' and task_of(net) != 'flow'
-        figures = measure(_planned(net, dataset) if fast else net, dataset, name, val, run)
+        as_run = in_fastest_form(net, val, partial(_lr_size, dataset))
+        figures = measure(as_run, dataset, name, val, run)
         yield Result(
             benchmark=options.get('benchmark') or name, degradation=options.get('degradation'), **network,
             protocol=MEASUREMENTS[task_of(net)].protocol(options, val, figures, missing, lr_difference),
@@ -142,8 +143,15 @@ def evaluate(net: Any, test_sets: Sequence[TestSet], val: Mapping[str, Any], run
             time=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec='seconds'))
 
 
-def _planned(net: nn.Module, dataset: Any) -> nn.Module:
-    """The network as it runs fastest on frames like the first of the dataset."""
-    h, w = dataset[0]['lq'][0].shape[-2:]
+def _lr_size(dataset: Any) -> Sequence[int]:
+    """(h, w) of the first LR frame."""
+    return dataset[0]['lq'][0].shape[-2:]
+
+
+def in_fastest_form(net: nn.Module, val: Mapping[str, Any], lr_size: Callable[[], Sequence[int]]) -> nn.Module:
+    """The network as it runs fastest on LR frames (h, w), if ``val`` says ``optimize: auto``; else as it is."""
+    if val.get('optimize') != 'auto' or task_of(net) == 'flow':
+        return net
+    h, w = lr_size()
     get_root_logger().info(f'Finding out how the network runs fastest on frames of {h}x{w}, unless that is known')
     return optimize_network(net, (h, w))

@@ -16,7 +16,7 @@ from torch import nn
 
 from basicsr_ssl.archs import BicubicUpsampler
 from basicsr_ssl.checkpoints.store import BICUBIC, build_network, load_network
-from basicsr_ssl.evaluation.evaluate import build_test_sets, evaluate
+from basicsr_ssl.evaluation.evaluate import build_test_sets, evaluate, in_fastest_form
 from basicsr_ssl.evaluation.inference import as_frame, as_image, super_resolve
 from basicsr_ssl.evaluation.result import Result
 from basicsr_ssl.latency import measure_latency
@@ -61,7 +61,8 @@ def report_recipe(opt: Mapping[str, Any], report: Mapping[str, Any], run: Run) -
     missed: list[str] = []
     if run.processes.is_first:
         # all networks in one run, in turn: only figures of the same run compare
-        latency = measure_latency(nets, lr_size, device=device)
+        latency = measure_latency({label: in_fastest_form(net, opt['val'], lambda: lr_size)
+                                   for label, net in nets.items()}, lr_size, device=device)
         rows = [summary_row(results[label], latency[label], device.type, files.get(label)) for label in nets]
         folder = run.folder
         print(write_summary(folder, rows), flush=True)
