@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,19 +25,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from basicsr_ssl import load_network, prune_network
+from basicsr_ssl import load_network, optimize_network, prune_network
 from basicsr_ssl.api import count_macs
 from basicsr_ssl.archs import PrunableBasicVSR
 from basicsr_ssl.export import formats, proof
 from basicsr_ssl.export.forms import Form, GatheringChannels, make_form
 from basicsr_ssl.export.metadata import openvino_core
 from basicsr_ssl.export.runtimes import Exported
+from basicsr_ssl.latency import run_clip
 from basicsr_ssl.nn.blocks import Channels, ResidualBlock
 from basicsr_ssl.report.tables import format_table
 
 RATIO = 0.7276  # SSL's: 337.8 G to 92 G multiply-accumulates
-RUNS = (('torch, eager', '', ''), ('onnxruntime', 'onnx', 'fp32'), ('OpenVINO fp32', 'openvino', 'fp32'),
-        ('OpenVINO bf16', 'openvino', 'bf16'), ('OpenVINO int8', 'openvino', 'int8'))
+RUNS = (('torch, eager', '', ''), ('torch, optimize_network', '', ''), ('onnxruntime', 'onnx', 'fp32'),
+        *((f'OpenVINO {precision}', 'openvino', precision) for precision in ('fp32', 'bf16', 'int8')))
 Run = Callable[[], object]
 
 
@@ -92,8 +94,11 @@ def compare_runtimes(nets: dict[str, Any], size: tuple[int, int], frames: int, r
         form = make_form(net, 'step', size) if step else make_form(net, 'clip', size, frames)
         clip = proof.real_clip(None, size, frames)
         for runtime, to, precision in RUNS:
-            runs[runtime, label] = (exported(form, to, precision, clip, folder / f'{len(runs)}') if to else
-                                    lambda net=net, clip=clip: deque(net.stream(clip[None].unbind(1)), maxlen=0))
+            if to:
+                runs[runtime, label] = exported(form, to, precision, clip, folder / f'{len(runs)}')
+            else:
+                inside = optimize_network(net, size) if 'optimize' in runtime else net
+                runs[runtime, label] = partial(run_clip, inside, clip[None])
     times, base = least(runs, repeats), next(iter(nets))
     macs = {label: count_macs(net, size) for label, net in nets.items()}
     return [{'runtime': runtime, 'network': label, 'fewer MACs': macs[base] / macs[label],
