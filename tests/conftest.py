@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,9 @@ import basicsr_ssl  # noqa: F401
 torch.set_num_threads(1)
 # the option files look for data where it says; tests say it themselves
 os.environ.pop('DATA_ROOT', None)
+# plans of the tests' networks are not kept with those of the user
+os.environ['XDG_CACHE_HOME'] = tempfile.mkdtemp(prefix='basicsr_ssl_tests_')
+atexit.register(shutil.rmtree, os.environ['XDG_CACHE_HOME'], ignore_errors=True)
 
 
 @pytest.fixture(scope='session')

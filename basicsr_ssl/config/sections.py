@@ -198,7 +198,7 @@ class Val(Section):
         'memory'))
     # YAML reads a bare off as false
     optimize: Annotated[Literal['off', 'auto'], BeforeValidator(lambda v: 'off' if v is False else v)] = Field(
-        'off', description=(
+        'auto', description=(
         'auto: in tests and reports, run and time the network in the form that measures fastest here, which is found '
         'before the first frame (optimize_network); it computes the same but for rounding'))
     metrics: dict[str, Metric] | None = Field(None, description='metrics by the name they are reported under')
