@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from basicsr_ssl.checkpoints.store import build_network, load_strictly
+from basicsr_ssl.plans.budget import meet_latency
 from basicsr_ssl.pruning import cost
 from basicsr_ssl.pruning.gates import GATES, fold_gates, init_gates, mask_name
 from basicsr_ssl.pruning.groups import check_kept
@@ -19,19 +20,21 @@ from basicsr_ssl.pruning.scores import score_units
 from basicsr_ssl.pruning.selection import select_units
 from basicsr_ssl.pruning.spec import Spec
 from basicsr_ssl.pruning.surgery import StateDict, cut
+from basicsr_ssl.runtime import from_first
 
 
-def prune_network(net: nn.Module, ratio: float, **settings: Any) -> nn.Module:
+def prune_network(net: nn.Module, ratio: float | None = None, **settings: Any) -> nn.Module:
     """Remove the least important units of a network, or with ``structure`` its least important filters or weights.
 
     Args:
         net: a network of this package, in any form; it is not changed.
         ratio: share to remove, in [0, 1).
         settings: the others of ``PruningOptions``: ``budget``, what the ratio is a share of, ``'units'``, ``'params'``
-            or ``'macs'``, of what pruning can touch at all, that is without the flow network; ``score``, ``'gate'``,
-            ``'l1'``, ``'l2'`` or ``'random'``; ``scope``, ``layout``, ``round_to``, ``min_keep``, ``relative``,
-            ``lr_size``, ``seed``; ``ratios``, shares by group; ``structure``, ``'units'``, ``'filters'`` or
-            ``'weights'``.
+            or ``'macs'``, of what pruning can touch at all, that is without the flow network, or ``'latency'``,
+            measured on ``device`` with ``threads``; ``target_ms``, milliseconds per frame in place of that ratio;
+            ``score``, ``'gate'``, ``'l1'``, ``'l2'`` or ``'random'``; ``scope``, ``layout``, ``round_to``,
+            ``min_keep``, ``relative``, ``lr_size``, ``seed``; ``ratios``, shares by group; ``structure``,
+            ``'units'``, ``'filters'`` or ``'weights'``.
 
     Returns:
         A new compact network; of filters and weights, a network of the same shape with a mask.
@@ -39,7 +42,7 @@ def prune_network(net: nn.Module, ratio: float, **settings: Any) -> nn.Module:
     Raises:
         ValueError: a setting that does not exist or is out of range, or a budget that cannot be met.
     """
-    options = PruningOptions.of(ratio=ratio, **settings)
+    options = PruningOptions.of(**settings, **({} if ratio is None else {'ratio': ratio}))
     if options.structure != 'units':
         return mask_network(net, options)
     return cut_network(net, choose_units(net, options))
@@ -62,17 +65,25 @@ def choose_units(net: nn.Module, options: PruningOptions) -> dict[str, list[int]
         return cost.macs(layers, (options.lr_size[0], options.lr_size[1]), flow=False)
 
     scores = score_units(net.state_dict(), prunable.groups, options.score, options.seed, options.relative, spec.gates)
-    limits: dict[str, Any] = {'round_to': options.round_to, 'min_keep': options.min_keep}
-    if options.ratios is not None:
+
+    def select(scores: dict[str, torch.Tensor], share: float, **how: Any) -> dict[str, list[int]]:
+        return select_units(scores, share, round_to=options.multiple, min_keep=options.min_keep, **how)
+
+    def fit(kept: dict[str, list[int]]) -> dict[str, list[int]]:
+        return runs(prunable.groups, scores, kept, spec.index) if options.layout == 'runs' else kept
+
+    if options.budget == 'latency':
+        kept = from_first(lambda: meet_latency(net, options, lambda share, ms: fit(
+            select(scores, share, scope=options.scope, cost=ms, monotone=False))))
+    elif options.ratios is not None:
         check_named(options.ratios, scores, 'group')
-        kept: dict[str, list[int]] = {}
+        kept = {}
         for name, values in scores.items():
-            kept |= select_units({name: values}, options.ratios.get(name, options.ratio), scope='local', **limits)
+            kept |= select({name: values}, options.ratios.get(name, options.ratio), scope='local')
+        kept = fit(kept)
     else:
-        kept = select_units(scores, options.ratio, scope=options.scope,
-                            cost=None if options.budget == 'units' else price, **limits)
-    if options.layout == 'runs':
-        kept = runs(prunable.groups, scores, kept, spec.index)
+        kept = fit(select(scores, options.ratio, scope=options.scope,
+                          cost=None if options.budget == 'units' else price))
     return check_kept(prunable.groups, kept)  # with the groups that have no score
 
 

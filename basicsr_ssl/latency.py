@@ -77,6 +77,12 @@ def time_in_turn(runs: Mapping[Label, Callable[[], object]], repeats: int, warmu
     return seconds
 
 
+def least_ms(runs: Mapping[Label, Callable[[], object]], device: torch.device, repeats: int = 5) -> dict[Label, float]:
+    """Milliseconds of each run: the least of some, since whatever disturbs adds to them."""
+    return {label: 1000 * min(seconds)
+            for label, seconds in time_in_turn(runs, repeats, 1, device, work_clock(device)).items()}
+
+
 def work_clock(device: torch.device) -> Callable[[], float]:
     """The clock that others on a busy machine disturb least: of one CPU thread, the seconds that it works."""
     return time.thread_time if device.type == 'cpu' and torch.get_num_threads() == 1 else time.perf_counter

@@ -9,14 +9,16 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 from basicsr.utils import get_root_logger, get_time_str, set_random_seed
 from basicsr.utils.dist_util import get_dist_info
+
+Made = TypeVar('Made')
 
 
 class Interrupted(Exception):
@@ -161,6 +163,15 @@ def _leave_group() -> None:
 def barrier() -> None:
     if dist.is_initialized():
         dist.barrier()
+
+
+def from_first(make: Callable[[], Made]) -> Made:
+    """What the first process makes, on all processes; the others wait for it."""
+    if not dist.is_initialized():
+        return make()
+    made: list[Any] = [make() if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(made)
+    return made[0]
 
 
 def any_process(flag: int, device: torch.device) -> int:

@@ -253,7 +253,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
         return {label: min((ms for start, ms in told.items() if label.startswith(start)), default=5.0)
                 for label in runs}
 
-    monkeypatch.setattr(planner, '_least_ms', least)
+    monkeypatch.setattr(planner, 'least_ms', least)
     return told
 
 
@@ -365,8 +365,8 @@ def test_impossible_sizes(size: tuple[int, int], threads: int | None) -> None:
 
 
 def test_large_frames_are_measured_in_part() -> None:
-    assert planner._cropped((180, 320)) == (180, 320) and planner._cropped((3, 7)) == (3, 7)
-    h, w = planner._cropped((1080, 1920))
+    assert planner.cropped((180, 320)) == (180, 320) and planner.cropped((3, 7)) == (3, 7)
+    h, w = planner.cropped((1080, 1920))
     assert 0.95 * planner.MOST_PIXELS < h * w <= planner.MOST_PIXELS and h * 1920 == pytest.approx(w * 1080, rel=0.02)
 
 

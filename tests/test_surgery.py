@@ -270,7 +270,7 @@ def test_prune_network_keeps_the_type_of_the_weights() -> None:
 @pytest.mark.parametrize(('arguments', 'message'), [
     ({'ratio': 1.0}, r'ratio: .*at least 0 and below 1; got 1'),
     ({'ratio': -0.1}, r'ratio: .*at least 0 and below 1; got -0\.1'),
-    ({'ratio': 0.5, 'budget': 'latency'}, "budget: .* should be 'units', 'params' or 'macs', got 'latency'"),
+    ({'ratio': 0.5, 'budget': 'time'}, "budget: .* should be 'units', 'params', 'macs' or 'latency', got 'time'"),
     ({'ratio': 0.5, 'score': 'magic'}, "score: .* 'gate', 'l1', 'l2' or 'random', got 'magic'"),
     ({'ratio': 0.5, 'scope': 'layer'}, "scope: .* 'global' or 'local', got 'layer'"),
     ({'ratio': 0.5, 'round_to': 0}, 'round_to: .* greater than or equal to 1, got 0'),

@@ -46,6 +46,9 @@ class Aware(Method):
 
     def __init__(self, net: Any, options: dict[str, Any], pruning: dict[str, Any]) -> None:
         super().__init__(net, options, pruning)
+        if pruning['budget'] == 'latency':
+            raise ValueError('sparsity: Aware chooses units anew all the time, and a latency would be measured each '
+                             'time: set budget: macs, or use another method')
         names = {gate for group in net.groups for gate in group.gates}
         self.gates = {name: parameter for name, parameter in net.named_parameters() if name in names}
 

@@ -14,9 +14,11 @@ from torch import nn
 from basicsr_ssl.api import choose_units, cut_network, mask_network, network_cost
 from basicsr_ssl.files import write_text
 from basicsr_ssl.models.stage import Stage
+from basicsr_ssl.plans.budget import latency_figures
 from basicsr_ssl.pruning.masks import weights_left
 from basicsr_ssl.pruning.options import PruningOptions
 from basicsr_ssl.pruning.scores import score_units
+from basicsr_ssl.runtime import from_first
 
 
 @MODEL_REGISTRY.register()
@@ -43,6 +45,11 @@ class PruningModel(Stage):
         before, after = (network_cost(network, (options.lr_size[0], options.lr_size[1])) for network in (net, pruned))
         figures = {name: {'before': before[name], 'after': after[name], 'removed': 1 - after[name] / before[name]}
                    for name in before}
+        if options.budget == 'latency':
+            latency = from_first(lambda: latency_figures(net, pruned, options))
+            figures['latency'] = {**latency, 'removed': 1 - latency['after'] / latency['before']}
+            get_root_logger().info('{before:.1f} ms per frame before, {after:.1f} after; predicted were {predicted:.1f}'
+                                   .format(**latency))
         self.report = {'pruning': self.opt['pruning'], 'selection': when, **figures, **left}
         self.method = describe_choice(when, self.opt['pruning'])
         kept, size = (sum(layer[key] for layer in self.report.get('layers', {}).values()) for key in ('kept', 'size'))
@@ -98,6 +105,7 @@ def _largest_gate_removed(net: Any, kept: dict[str, list[int]]) -> float | None:
 
 def describe_choice(when: str, pruning: Mapping[str, Any]) -> str:
     """How units were chosen, in words for the file: when, and by which section ``pruning``."""
-    share = f'{len(pruning["ratios"])} ratios' if pruning['ratios'] else f'{pruning["ratio"]:.2%}'
     what = pruning['budget'] if pruning['structure'] == 'units' else pruning['structure']
-    return f'{when}: {pruning["score"]}, {pruning["scope"]}, {share} of {what}'
+    share = (f'{len(pruning["ratios"])} ratios of {what}' if pruning['ratios'] else
+             f'{pruning["target_ms"]:g} ms' if pruning['target_ms'] else f'{pruning["ratio"]:.2%} of {what}')
+    return f'{when}: {pruning["score"]}, {pruning["scope"]}, {share}'

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
 from torch import nn
 
-from basicsr_ssl.api import without_gates
 from basicsr_ssl.checkpoints.store import build_network, load_strictly
+from basicsr_ssl.pruning.gates import fold_gates
 from basicsr_ssl.pruning.rewrites import reorder, widen
 
 
@@ -41,17 +42,17 @@ def apply_plan(net: nn.Module, plan: Plan) -> nn.Module:
     """
     if next(net.parameters(), None) is None:  # then there is nothing to plan
         return copy.deepcopy(net).eval()
-    plain: Any = without_gates(net)
-    dense = plain.full_widths(plain.spec.args) if plan.orders or plan.units else {}
-    state, spec = plain.state_dict(), plain.spec
+    ours: Any = net
+    state = fold_gates(net.state_dict(), ours.groups, ours.spec.gates)
+    spec = dataclasses.replace(ours.spec, gates='')
     try:
         if plan.orders:
-            state, spec = reorder(state, spec, plain.groups, plain.stream_table(spec.args), plan.orders)
+            state, spec = reorder(state, spec, ours.group_table(spec), ours.stream_table(spec.args), plan.orders)
         if plan.units:
-            state, spec = widen(state, spec, plain.group_table(spec), dense, plan.units)
+            state, spec = widen(state, spec, ours.group_table(spec), ours.full_widths(spec.args), plan.units)
     except (IndexError, KeyError) as error:
         raise ValueError(f'the plan is one of another network: {error}') from error
-    new = build_network(spec).to(next(plain.parameters()))
+    new = build_network(spec).to(next(net.parameters()))
     load_strictly(new, state, 'the weights')
     layout = torch.channels_last if plan.channels_last else torch.contiguous_format
     return new.to(memory_format=layout).eval()  # type: ignore[call-overload]

@@ -14,25 +14,19 @@ What is planned is what measured fastest, the network as it is among it.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-import platform
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from basicsr_ssl.api import without_gates
-from basicsr_ssl.files import write_text
-from basicsr_ssl.latency import num_threads, random_clip, run_clip, time_in_turn, work_clock
+from basicsr_ssl.latency import least_ms, num_threads, random_clip, run_clip
 from basicsr_ssl.nn.blocks import ResidualBlock
+from basicsr_ssl.plans.cache import cache_file, keep
 from basicsr_ssl.plans.plan import Plan, apply_plan
 from basicsr_ssl.pruning.groups import Group
 from basicsr_ssl.pruning.layout import is_run, seriate
-from basicsr_ssl.version import __version__
 
 #: Pixels of an LR frame that blocks are measured on at most. Beyond what caches hold nothing changes but the time.
 MOST_PIXELS = 180 * 320
@@ -69,7 +63,7 @@ def optimize_network(net: nn.Module, lr_size: tuple[int, int], threads: int | No
     return apply_plan(net, find_plan(net, lr_size, threads, cache))
 
 
-def find_plan(net: nn.Module, lr_size: tuple[int, int], threads: int | None = None,
+def find_plan(net: Any, lr_size: tuple[int, int], threads: int | None = None,
               cache: str | os.PathLike[str] | None = None) -> Plan:
     """The plan of ``optimize_network``: from the cache, or measured. One that is unreadable or does not fit is measured
     anew."""
@@ -79,26 +73,22 @@ def find_plan(net: nn.Module, lr_size: tuple[int, int], threads: int | None = No
         return Plan()  # there is nothing to lay out
     device = first.device
     with num_threads(threads):
-        file = _folder(cache) / f'plan_{_key(net, lr_size, device)}.json'
+        file = cache_file('plan', device, cache, spec=net.spec.to_json(), dtype=str(first.dtype), lr_size=list(lr_size))
         try:
             plan = Plan.model_validate_json(file.read_bytes())
             apply_plan(net, plan)
             return plan
         except (OSError, ValueError):
             plan = make_plan(net, lr_size)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_text(str(file), plan.model_dump_json(indent=1) + '\n')
-    except OSError:  # a plan that cannot be kept is measured again
-        pass
+    keep(file, plan.model_dump_json(indent=1))
     return plan
 
 
 @torch.no_grad()
 def make_plan(net: nn.Module, lr_size: tuple[int, int]) -> Plan:
     """Measure a plan, with the threads that torch has."""
-    plain: Any = without_gates(net).eval()
-    size = _cropped(lr_size)
+    plain: Any = apply_plan(net, Plan())
+    size = cropped(lr_size)
     orders = {stream: order for stream, order in _orders(plain).items() if order != list(range(len(order)))}
     planned, tried = _plan_blocks(plain, Plan(channels_last=True, orders=orders), size)
     widths = {group.name: filled for group in plain.groups if not group.stream and not group.normalised
@@ -132,7 +122,7 @@ def _plan_blocks(net: Any, plan: Plan, size: tuple[int, int]) -> tuple[Plan, dic
     ordered: Any = apply_plan(net, plan)
     first_parameter = next(ordered.parameters())
     full = ordered.full_widths(ordered.spec.args)
-    reads, writes = _groups_by_layer(ordered)
+    reads, writes = groups_by_layer(ordered)
     units = dict(plan.units)
     known: dict[tuple, tuple[dict[str, float], dict[str, str]]] = {}
     tried = {}
@@ -159,7 +149,7 @@ def _plan_blocks(net: Any, plan: Plan, size: tuple[int, int]) -> tuple[Plan, dic
     return plan.model_copy(update={'units': units}), tried
 
 
-def _groups_by_layer(net: Any) -> tuple[dict[str, Group], dict[str, Group]]:
+def groups_by_layer(net: Any) -> tuple[dict[str, Group], dict[str, Group]]:
     """The groups of what layers read, and of what they write, by the layers' names."""
     reads, writes = {}, {}
     for group in net.groups:
@@ -197,10 +187,11 @@ def _best_forms(block: ResidualBlock, forms: Mapping[str, Mapping[str, Units]], 
         for label in options:
             tried = {**best, part: label}
             names[label] = ', '.join(f'{other}: {form}' for other, form in tried.items())
-            module: Any = _like(block, state.shape[1], {other: forms[other][form] for other, form in tried.items()})
+            units = {other: forms[other][form] for other, form in tried.items()}
+            module: Any = block_like(block, state.shape[1], units)
             module = module.to(state).to(memory_format=torch.channels_last)
             runs[label] = lambda module=module: module.update_(state)
-        ms = _least_ms(runs, state.device)
+        ms = least_ms(runs, state.device)
         milliseconds |= {names[label]: ms[label] for label in options}
         fastest = min(ms, key=ms.__getitem__)
         if ms[AS_IT_IS] > GAIN * ms[fastest]:
@@ -208,7 +199,7 @@ def _best_forms(block: ResidualBlock, forms: Mapping[str, Mapping[str, Units]], 
     return milliseconds, best
 
 
-def _like(block: ResidualBlock, channels: int, units: Mapping[str, Units]) -> ResidualBlock:
+def block_like(block: ResidualBlock, channels: int, units: Mapping[str, Units]) -> ResidualBlock:
     """A block of such widths, with weights of zero."""
     def index(part: str, now: Any) -> Any:
         wanted = units.get(part)
@@ -229,19 +220,13 @@ def _fastest(net: nn.Module, candidates: Mapping[str, Plan], size: tuple[int, in
     num_frame = 2
     clip = random_clip(size, num_frame, next(net.parameters()).device).to(next(net.parameters()).dtype)
     nets = {label: apply_plan(net, plan) for label, plan in candidates.items()}
-    ms = _least_ms({label: lambda module=module: run_clip(module, clip) for label, module in nets.items()}, clip.device)
+    ms = least_ms({label: lambda module=module: run_clip(module, clip) for label, module in nets.items()}, clip.device)
     ms = {label: milliseconds / num_frame for label, milliseconds in ms.items()}
     best, first = min(ms, key=ms.__getitem__), next(iter(ms))
     return (best if ms[first] > GAIN * ms[best] else first), ms
 
 
-def _least_ms(runs: Mapping[str, Callable[[], object]], device: torch.device) -> dict[str, float]:
-    """Milliseconds of each run: the least of some, since whatever disturbs adds to them."""
-    return {label: 1000 * min(seconds)
-            for label, seconds in time_in_turn(runs, 5, 1, device, work_clock(device)).items()}
-
-
-def _cropped(lr_size: tuple[int, int]) -> tuple[int, int]:
+def cropped(lr_size: tuple[int, int]) -> tuple[int, int]:
     """A frame of the same proportions and at most ``MOST_PIXELS``."""
     h, w = lr_size
     factor = max(1.0, (h * w / MOST_PIXELS)**0.5)
@@ -250,28 +235,3 @@ def _cropped(lr_size: tuple[int, int]) -> tuple[int, int]:
 
 def _length(units: Units) -> int:
     return units if isinstance(units, int) else len(units)
-
-
-def _folder(cache: str | os.PathLike[str] | None) -> Path:
-    return Path(cache) if cache is not None else Path(
-        os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'basicsr_ssl'
-
-
-def _key(net: Any, lr_size: tuple[int, int], device: torch.device) -> str:
-    """A hash of all that a plan depends on."""
-    machine = torch.cuda.get_device_name(device) if device.type == 'cuda' else _processor()
-    depends = {'spec': net.spec.to_json(), 'dtype': str(next(net.parameters()).dtype), 'lr_size': list(lr_size),
-               'threads': torch.get_num_threads(), 'machine': machine, 'torch': torch.__version__,
-               'version': __version__}
-    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:24]
-
-
-def _processor() -> str:
-    """What the CPU is called, with its vector instructions as torch uses them."""
-    name = platform.processor()
-    try:
-        lines = Path('/proc/cpuinfo').read_text(encoding='utf-8').splitlines()
-        name = next(line.partition(':')[2].strip() for line in lines if line.startswith('model name'))
-    except (OSError, StopIteration):
-        pass
-    return f'{name or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}'

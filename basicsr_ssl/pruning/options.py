@@ -30,11 +30,16 @@ class PruningOptions(BaseModel):
     ratios: dict[str, float] | None = Field(None, description=(
         'share to remove by the name of the group (of filters and weights: of the layer), or a JSON file of them, as '
         'basicsr-ssl sensitivity writes it; what is not named loses ratio. The scope is then local'))
+    target_ms: float | None = Field(None, gt=0, description=(
+        'with budget latency, in place of ratio: milliseconds per frame that the network may take'))
     ratio: float = Field(None, validate_default=True, description=(  # type: ignore[assignment]
         'share of the budget to remove, at least 0 and below 1; with ratios 0 unless given'))
-    budget: Literal['units', 'params', 'macs'] = Field('units', description=(
+    budget: Literal['units', 'params', 'macs', 'latency'] = Field('units', description=(
         'what the ratio is a share of (units also means filters, or weights); parameters and MACs are counted without '
-        'the flow network'))
+        'the flow network, latency is measured with it, on this machine, at lr_size'))
+    device: Literal['cpu', 'cuda'] = Field('cpu', description='with budget latency: where it is measured')
+    threads: Positive | None = Field(None, description=(
+        'with budget latency: threads of the CPU with which it is measured; null: as many as torch uses'))
     score: Score = Field('gate', description=(
         "a unit's importance: magnitude of its gate, L1 or L2 norm of its weights, or chance"))
     scope: Scope = Field('global', description='rank all units together, or take the same share from every group')
@@ -43,10 +48,11 @@ class PruningOptions(BaseModel):
     layout: Layout = Field('free', description=(
         'which channels of a residual stream a layer keeps, when their number is settled: the most important ones, or '
         'runs, channels that can stand side by side in memory, which are not gathered and run faster'))
-    round_to: Positive = Field(1, description='widths become multiples of this')
+    round_to: Positive = Field(1, description=(
+        'widths become multiples of this; with budget latency of 8 unless something else is said'))
     min_keep: Positive = Field(1, description='least number of units that a group keeps')
     lr_size: Annotated[list[Positive], Field(min_length=2, max_length=2)] = Field(list(LR_SIZE), description=(
-        'LR frame (height, width) at which MACs are counted'))
+        'LR frame (height, width) at which MACs are counted and latency is measured'))
     seed: Annotated[int, Field(ge=0)] = Field(0, description='for the score random')
 
     @field_validator('ratios', mode='before')
@@ -57,7 +63,7 @@ class PruningOptions(BaseModel):
     @field_validator('ratio', mode='before')
     @classmethod
     def _total(cls, value: Any, info: ValidationInfo) -> Any:
-        if value is None and info.data.get('ratios') is None:
+        if value is None and info.data.get('ratios') is None and info.data.get('target_ms') is None:
             raise PydanticKnownError('missing')
         return 0.0 if value is None else value
 
@@ -79,9 +85,19 @@ class PruningOptions(BaseModel):
                 raise ValueError(f'with structure: {self.structure} nothing becomes smaller, and the ratio is a share '
                                  f'of the {self.structure}: leave budget, layout and round_to out, or choose '
                                  'structure: units')
+        if self.budget == 'latency':
+            if self.target_ms is not None and self.ratio:
+                raise ValueError('ratio and target_ms both say how fast the network should be: leave one of them out')
+        elif self.target_ms is not None or self.threads is not None or self.device != 'cpu':
+            raise ValueError('target_ms, threads and device are of latency: set budget: latency, or leave them out')
         if self.ratios is not None and self.budget != 'units':
             raise ValueError('ratios are shares of the units of each group: leave budget out, or give one ratio')
         return self
+
+    @property
+    def multiple(self) -> int:
+        """Widths become multiples of this. Latencies of all widths would take too long to measure."""
+        return 8 if self.budget == 'latency' and self.round_to == 1 else self.round_to
 
     @classmethod
     def of(cls, **settings: Any) -> PruningOptions:

@@ -33,7 +33,8 @@ def select_units(scores: Mapping[str, Tensor], ratio: float, *, scope: str = 'gl
             ``round(ratio * N)`` of N units go (``local``: ``round(ratio * size)`` of each group), up to ``round_to``.
         monotone: whether a narrower network never costs more, as with parameters and multiply-accumulates. A latency
             may, where a width does not fit the machine: then every network of the line is priced, the whole one first,
-            until one meets the budget, instead of some dozen of them.
+            until one meets the budget, instead of some dozen of them; and what wider groups would not make dearer stays
+            wider.
         round_to: widths become multiples of this (the nearest; a group that loses nothing keeps its width).
         min_keep: no group falls below this many units.
 
@@ -77,10 +78,23 @@ def select_units(scores: Mapping[str, Tensor], ratio: float, *, scope: str = 'gl
                 break
             if (narrower := widths(step)) != chosen:
                 chosen, least = narrower, min(least, price(narrower))
+        if least <= target:
+            chosen = _widened(chosen, sizes, round_to, price)
     if least > target:
         raise ValueError(f'ratio {ratio} cannot be reached: with min_keep {min_keep} and round_to {round_to} at most '
                          f'{1 - least / price(dict(sizes)):.4f} can be removed; choose a smaller ratio or min_keep')
     return {name: sorted(ranked[name][sizes[name] - width:]) for name, width in chosen.items()}
+
+
+def _widened(chosen: Widths, sizes: Widths, multiple: int, price: Callable[[Widths], float]) -> Widths:
+    """Group after group as wide as it can be at no higher price."""
+    result = dict(chosen)
+    for name, size in sizes.items():
+        now = price(result)
+        wider = (*range(result[name] // multiple * multiple + multiple, size, multiple), size)
+        result[name] = max((width for width in wider if price({**result, name: width}) <= now),
+                           default=result[name])
+    return result
 
 
 class _GlobalLine:

@@ -86,9 +86,11 @@ def describe(path: str | os.PathLike, param_key: str | None = None,
 def _method(pruning: Any) -> str | None:
     """How units were chosen, from the section ``pruning`` of the options."""
     try:
-        return f'{pruning["score"]}, {pruning["scope"]}, {pruning["ratio"]:.2%} of {pruning["budget"]}'
-    except (KeyError, TypeError, ValueError, OverflowError):  # nothing was pruned, or options of another version
-        return None
+        share = (f'{pruning["target_ms"]:g} ms' if pruning.get('target_ms') else
+                 f'{pruning["ratio"]:.2%} of {pruning["budget"]}')
+        return f'{pruning["score"]}, {pruning["scope"]}, {share}'
+    except (AttributeError, KeyError, TypeError, ValueError, OverflowError):
+        return None  # nothing was pruned, or options of another version
 
 
 def _is_finite(tensor: Tensor) -> bool:
