@@ -4,11 +4,14 @@
     python benchmarks/latency.py dense.safetensors compact.safetensors
     python benchmarks/latency.py --lr-size 180 320 --device cuda
     taskset -c 0 python benchmarks/latency.py --threads 1 --blocks 30 --lr-size 144 180
+    taskset -c 0 python benchmarks/latency.py --threads 1 --blocks 5 --unidirectional --budgets 0.3 0.5 0.6 0.7
 
 Three columns of milliseconds per frame: of the forward pass of training, which with RSC is the published one (channels
 gathered, two convolutions, ``index_add`` out of place); of inference as it is; and as ``optimize_network`` plans it.
 "cut" is how many times fewer MACs, "realised" how many times faster, against the first network as planned; where both
-agree, the cut shows on the clock. Absolute times depend on the machine; ratios of one run compare.
+agree, the cut shows on the clock. With ``--budgets``, networks pruned to a budget of latency instead: how much
+of it was to be removed, and how much a measurement afterwards finds removed. Absolute times depend on the machine;
+ratios of one run compare.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ from torch import nn
 from basicsr_ssl import count_macs, load_network, optimize_network, prune_network
 from basicsr_ssl.archs import PrunableBasicVSR
 from basicsr_ssl.latency import num_threads, random_clip, run_clip, time_in_turn, work_clock
+from basicsr_ssl.plans.budget import latency_figures
+from basicsr_ssl.pruning.options import PruningOptions
 from basicsr_ssl.report.tables import Column, format_table, human
 
 RATIO = 0.7276  # SSL's: 337.8 G to 92 G multiply-accumulates
@@ -40,9 +45,15 @@ def main() -> None:
     parser.add_argument('--blocks', type=int, default=30, help='of each trunk, of the networks with random weights')
     parser.add_argument('--unidirectional', action='store_true', help='these networks')
     parser.add_argument('--flow', action='store_true', help='these networks with SPyNet')
+    parser.add_argument('--budgets', nargs='+', type=float, metavar='RATIO',
+                        help='shares of the milliseconds to be removed from the first network')
     args = parser.parse_args()
     lr_size = (args.lr_size[0], args.lr_size[1])
     with num_threads(args.threads), torch.no_grad():
+        if args.budgets:
+            print(budgets(next(iter(_read(args.files).values())) if args.files else _dense(args), args.budgets,
+                          lr_size=[*lr_size], device=args.device, threads=args.threads))
+            return
         nets = _read(args.files) if args.files else _make(args)
         print(compare({name: net.to(args.device).eval() for name, net in nets.items()}, lr_size, args.frames,
                       args.repeats))
@@ -52,10 +63,14 @@ def _read(files: list[str]) -> dict[str, nn.Module]:
     return {file: load_network(file, dtype=torch.float32) for file in files}
 
 
-def _make(args: argparse.Namespace) -> dict[str, nn.Module]:
+def _dense(args: argparse.Namespace) -> nn.Module:
     torch.manual_seed(0)
-    dense = PrunableBasicVSR(num_block=args.blocks, bidirectional=not args.unidirectional,
-                             flow='spynet' if args.flow else 'none')
+    return PrunableBasicVSR(num_block=args.blocks, bidirectional=not args.unidirectional,
+                            flow='spynet' if args.flow else 'none')
+
+
+def _make(args: argparse.Namespace) -> dict[str, nn.Module]:
+    dense = _dense(args)
     pruned = partial(prune_network, dense, RATIO, budget='macs', score='l1')
     return {'dense': dense, **{f'{layout}, round_to {round_to}': pruned(layout=layout, round_to=round_to)
                                for layout in ('free', 'runs') for round_to in (1, 8, 16)}}
@@ -83,6 +98,21 @@ def compare(nets: dict[str, nn.Module], lr_size: tuple[int, int], frames: int, r
                              ('cut', 'cut', '.2f'), ('realised', 'realised', '.2f'), ('share', 'realised/cut', '.2f')]
     return (f'{lr_size[0]}x{lr_size[1]} LR, {torch.get_num_threads()} thread(s), {device}\n\n'
             + format_table(rows, columns))
+
+
+def budgets(net: nn.Module, ratios: list[float], **where: Any) -> str:
+    lr_size = (where['lr_size'][0], where['lr_size'][1])
+    rows = []
+    for ratio in ratios:
+        settings = {'ratio': ratio, 'budget': 'latency', 'score': 'l1', 'layout': 'runs', **where}
+        pruned = prune_network(net, **settings)
+        ms = latency_figures(net, pruned, PruningOptions.of(**settings))
+        rows.append({'ratio': ratio, **ms, 'removed': 1 - ms['after'] / ms['before'],
+                     'macs': 1 - count_macs(pruned, lr_size) / count_macs(net, lr_size)})
+    return (f'{lr_size[0]}x{lr_size[1]} LR, {torch.get_num_threads()} thread(s), {where["device"]}\n\n'
+            + format_table(rows, [('ratio', 'to be removed', '.1%'), ('removed', 'ms removed', '.1%'),
+                                  ('before', 'ms before', '.1f'), ('after', 'ms after', '.1f'),
+                                  ('predicted', 'ms predicted by parts', '.1f'), ('macs', 'MACs removed', '.1%')]))
 
 
 if __name__ == '__main__':
