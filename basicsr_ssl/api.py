@@ -30,11 +30,12 @@ def prune_network(net: nn.Module, ratio: float | None = None, **settings: Any) -
         net: a network of this package, in any form; it is not changed.
         ratio: share to remove, in [0, 1).
         settings: the others of ``PruningOptions``: ``budget``, what the ratio is a share of, ``'units'``, ``'params'``
-            or ``'macs'``, of what pruning can touch at all, that is without the flow network, or ``'latency'``,
-            measured on ``device`` with ``threads``; ``target_ms``, milliseconds per frame in place of that ratio;
-            ``score``, ``'gate'``, ``'l1'``, ``'l2'`` or ``'random'``; ``scope``, ``layout``, ``round_to``,
-            ``min_keep``, ``relative``, ``lr_size``, ``seed``; ``ratios``, shares by group; ``structure``,
-            ``'units'``, ``'filters'`` or ``'weights'``.
+            or ``'macs'``, of what pruning can touch at all, that is without the flow network unless ``flow`` is set, or
+            ``'latency'``, measured on ``device`` with ``threads``; ``target_ms``, milliseconds per frame in place of
+            that ratio; ``score``, ``'gate'``, ``'l1'``, ``'l2'`` or ``'random'``; ``scope``, ``layout``, ``round_to``,
+            ``min_keep``, ``relative``, ``lr_size``, ``seed``; ``flow``, whether the flow network is pruned too, with
+            ``flow_min_keep`` and ``flow_ratio`` of its own; ``ratios``, shares by group; ``structure``, ``'units'``,
+            ``'filters'`` or ``'weights'``.
 
     Returns:
         A new compact network; of filters and weights, a network of the same shape with a mask.
@@ -43,13 +44,32 @@ def prune_network(net: nn.Module, ratio: float | None = None, **settings: Any) -
         ValueError: a setting that does not exist or is out of range, or a budget that cannot be met.
     """
     options = PruningOptions.of(**settings, **({} if ratio is None else {'ratio': ratio}))
+    if options.flow:
+        net = open_flow(net)
     if options.structure != 'units':
         return mask_network(net, options)
     return cut_network(net, choose_units(net, options))
 
 
+def open_flow(net: nn.Module) -> nn.Module:
+    """The network itself if its flow network can be pruned too, else a new one that computes the same, where it can.
+
+    Raises:
+        ValueError: there is no flow network in it.
+    """
+    spec, state = _ours(net).spec, net.state_dict()
+    if _ours(net).task == 'flow' or spec.args.get('prune_flow'):
+        return net
+    if _ours(net).flow_network is None:
+        raise ValueError(f'pruning: flow: this {type(net).__name__} has no flow network: leave it out')
+    opened = dataclasses.replace(spec, args={**spec.args, 'prune_flow': True})
+    gates = {} if not spec.gates else open_masks(state, _masked_layers(net, flow=True)) if spec.gates == 'mask' else \
+        init_gates(state, [group for group in _ours(net).group_table(opened) if group.flow], spec.gates)
+    return _rebuild(net, opened, {**gates, **state})
+
+
 def choose_units(net: nn.Module, options: PruningOptions) -> dict[str, list[int]]:
-    """The units that ``prune_network`` keeps, by group name."""
+    """The units that ``prune_network`` keeps, by group name; with ``flow``, of a network that ``open_flow`` made."""
     prunable = _ours(net)
     if options.structure != 'units':
         raise ValueError(f'structure: {options.structure} is done by a mask, and no units are chosen: set structure: '
@@ -57,17 +77,26 @@ def choose_units(net: nn.Module, options: PruningOptions) -> dict[str, list[int]
     if not prunable.groups:
         raise ValueError(f'{type(net).__name__} has nothing to prune')
     spec = prunable.spec
+    alone = prunable.task == 'flow'  # then there is nothing beside the flow network
+    groups = [group for group in prunable.groups if options.flow or alone or not group.flow]
 
-    def price(widths: dict[str, int]) -> float:
-        layers = prunable.layer_table(spec.args, {**spec.widths, **widths})
-        if options.budget == 'params':
-            return cost.params(layers, flow=False)
-        return cost.macs(layers, (options.lr_size[0], options.lr_size[1]), flow=False)
+    def priced(of_flow: bool, of_others: bool) -> Any:
+        """The cost by widths of the layers of the flow network, of all others, or of both, unless units are counted."""
+        def price(widths: dict[str, int]) -> float:
+            layers = [layer for layer in prunable.layer_table(spec.args, {**spec.widths, **widths})
+                      if (of_flow if layer.flow else of_others)]
+            if options.budget == 'params':
+                return cost.params(layers)
+            return cost.macs(layers, (options.lr_size[0], options.lr_size[1]))
+        return None if options.budget == 'units' else price
 
-    scores = score_units(net.state_dict(), prunable.groups, options.score, options.seed, options.relative, spec.gates)
+    scores = score_units(net.state_dict(), groups, options.score, options.seed, options.relative, spec.gates)
+    least = {group.name: options.flow_min_keep if group.flow and options.flow_min_keep else options.min_keep
+             for group in groups}
 
     def select(scores: dict[str, torch.Tensor], share: float, **how: Any) -> dict[str, list[int]]:
-        return select_units(scores, share, round_to=options.multiple, min_keep=options.min_keep, **how)
+        return select_units(scores, share, round_to=options.multiple,
+                            min_keep={name: least[name] for name in scores}, **how)
 
     def fit(kept: dict[str, list[int]]) -> dict[str, list[int]]:
         return runs(prunable.groups, scores, kept, spec.index) if options.layout == 'runs' else kept
@@ -81,9 +110,12 @@ def choose_units(net: nn.Module, options: PruningOptions) -> dict[str, list[int]
         for name, values in scores.items():
             kept |= select({name: values}, options.ratios.get(name, options.ratio), scope='local')
         kept = fit(kept)
+    elif options.flow_ratio is not None:
+        flow = {group.name: scores.pop(group.name) for group in groups if group.flow and group.name in scores}
+        kept = fit({**select(flow, options.flow_ratio, scope=options.scope, cost=priced(True, False)),
+                    **select(scores, options.ratio, scope=options.scope, cost=priced(False, True))})
     else:
-        kept = fit(select(scores, options.ratio, scope=options.scope,
-                          cost=None if options.budget == 'units' else price))
+        kept = fit(select(scores, options.ratio, scope=options.scope, cost=priced(options.flow or alone, not alone)))
     return check_kept(prunable.groups, kept)  # with the groups that have no score
 
 
@@ -97,7 +129,8 @@ def cut_network(net: nn.Module, kept: dict[str, list[int]]) -> nn.Module:
 def mask_network(net: nn.Module, options: PruningOptions) -> nn.Module:
     """A new network of the same shape whose least important weights or filters are 0, and masked so that they stay 0.
 
-    All convolutions and linear layers are pruned, but for those of the flow network; see ``pruning/masks.py``.
+    All convolutions and linear layers are pruned, those of the flow network if ``flow`` is set; see
+    ``pruning/masks.py``.
 
     Args:
         net: a network of this package, in any form. What a mask of it has removed counts as removed.
@@ -106,21 +139,26 @@ def mask_network(net: nn.Module, options: PruningOptions) -> nn.Module:
     Raises:
         ValueError: it has no such layers, or see ``choose_masks``.
     """
+    if options.flow:
+        net = open_flow(net)
     layers = _masked_layers(net)
     if not layers:
         raise ValueError(f'{type(net).__name__} has nothing to prune')
     plain = without_gates(net)
-    masks = choose_masks(plain.state_dict(), layers, options)
+    flow = {layer.name for layer in _ours(net).cost_table if layer.flow}
+    chosen = [layer for layer in layers if options.flow or _ours(net).task == 'flow' or layer not in flow]
+    masks = {**open_masks(plain.state_dict(), layers), **choose_masks(plain.state_dict(), chosen, options)}
     state = {**plain.state_dict(), **masks}
     for layer in layers:
         state[f'{layer}.weight'] = torch.where(masks[mask_name(f'{layer}.weight')], state[f'{layer}.weight'], 0)
     return _rebuild(net, dataclasses.replace(_ours(plain).spec, gates='mask'), state)
 
 
-def _masked_layers(net: nn.Module) -> list[str]:
-    """Names of the layers that masks are for."""
+def _masked_layers(net: nn.Module, flow: bool = False) -> list[str]:
+    """Names of the layers that masks are for; ``flow``: of the flow network too, as where it is pruned anyway."""
+    flow = flow or _ours(net).task == 'flow' or _ours(net).spec.args.get('prune_flow', False)
     return [layer.name for layer in _ours(net).cost_table
-            if isinstance(layer, (cost.Conv, cost.Linear)) and not layer.flow]
+            if isinstance(layer, (cost.Conv, cost.Linear)) and (flow or not layer.flow)]
 
 
 def with_gates(net: nn.Module, kind: str = 'scale') -> nn.Module:

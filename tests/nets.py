@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from basicsr_ssl.archs import PrunableBasicVSR
 
-# Constructor arguments by readable name; all without flow, since the flow network is larger than the rest.
+# Constructor arguments by readable name; the flow network is larger than the rest.
 VARIANTS: dict[str, dict[str, Any]] = {
     'bi-x4': {},
     'uni-x4': {'bidirectional': False},
     'bi-x2': {'scale': 2},
     'uni-x2-relu': {'bidirectional': False, 'scale': 2, 'act': 'relu'},
+    'uni-x4-flow': {'bidirectional': False, 'flow': 'spynet_small', 'prune_flow': True},
 }
 
 

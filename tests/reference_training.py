@@ -35,11 +35,12 @@ def reconstruct(net: Any, batches: Iterable[Batch], train: Mapping[str, Any]) ->
 
 
 def learn_sparsity(net: Any, batches: Iterable[Batch], train: Mapping[str, Any], sparsity: Mapping[str, Any],
-                   pruning: Mapping[str, Any]) -> Trained:
+                   pruning: Mapping[str, Any], flow_from: float = math.inf) -> Trained:
     """After ``select_iter`` iterations units are selected, and what is theirs is pulled to zero.
 
     Of ``SSL`` (section 3.3) these are their gates; of ``ASSL`` the norms of their filters, which are gates too, and
-    their biases; of ``SRP``, whose network has no gates, their filters and biases. The flow network does not train.
+    their biases; of ``SRP``, whose network has no gates, their filters and biases. The flow network does not train,
+    unless it is pruned too: then from iteration ``flow_from`` on.
     """
     method, done = sparsity.get('type', 'SSL'), 0
     kind = {'SSL': 'scale', 'ASSL': 'weight_norm', 'SRP': ''}[method]
@@ -87,7 +88,7 @@ def learn_sparsity(net: Any, batches: Iterable[Batch], train: Mapping[str, Any],
                 value = value + sparsity['align_weight'] * alignment(layers, half_up(pruning['ratio'] * group.size))
         return value
 
-    trained = _loop(net, batches, train, loss, math.inf, penalise)
+    trained = _loop(net, batches, train, loss, flow_from, penalise)
     return trained._replace(kept=chosen or None)
 
 
@@ -164,7 +165,7 @@ def _loop(net: Any, batches: Iterable[Batch], train: Mapping[str, Any], loss: Ca
                 p.grad *= min(1, train['clip_grad_norm'] / (length + 1e-6))
         # the step, with the rate of this iteration; gates are not decayed
         for name, p in learning.items():
-            part = 'flow' if id(p) in flow else 'gate' if name in gates else ''
+            part = 'gate' if name in gates else 'flow' if id(p) in flow else ''
             decay = 0 if part == 'gate' else train['optim_g'].get('weight_decay', 0)
             base = train['optim_g']['lr'] * (train.get(f'{part}_lr_mul', 1) if part else 1)
             adam(p, p.grad + decay * p.detach(), moments.setdefault(name, {'step': 0, 'first': 0, 'second': 0}),

@@ -128,6 +128,6 @@ def test_the_largest_share_within_a_drop() -> None:
 def test_what_cannot_be_measured_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     save_network(StandaloneSpyNet(), 'flow.safetensors')
     assert main(['sensitivity', 'flow.safetensors', '--data', 'clips']) == 1
-    assert 'holds a StandaloneSpyNet, which has nothing to prune' in capsys.readouterr().err
+    assert 'holds a StandaloneSpyNet, which makes no frames' in capsys.readouterr().err
     assert main(['sensitivity', 'net.safetensors', '--data', 'clips', '--shares', '1']) == 1
     assert 'must be in [0, 1)' in capsys.readouterr().err

@@ -25,8 +25,8 @@ from safetensors.torch import load_file
 from tiny_runs import options, write_clips, write_options
 from torch import Tensor
 
-from basicsr_ssl import config, load_network, save_network
-from basicsr_ssl.api import prune_network, with_gates, without_gates
+from basicsr_ssl import config, count_macs, load_network, save_network
+from basicsr_ssl.api import open_flow, prune_network, with_gates, without_gates
 from basicsr_ssl.archs import PrunableBasicVSR, PrunableEDSR
 from basicsr_ssl.checkpoints.store import build_network, read_metadata
 from basicsr_ssl.cli import main
@@ -177,6 +177,35 @@ def test_sparsity_learning_and_pruning(clips: Path, score: str, flow: str) -> No
     opt['pruning'] = {**pruning, 'ratio': 0.3}
     assert run(opt) == 0
     check_cut(net, trained.ema, reference.rank(trained.ema, net.groups, **opt['pruning']), 'one-shot')
+
+
+def test_sparsity_learning_of_the_flow_network_too(clips: Path) -> None:
+    net = make('start.safetensors', flow='spynet_small')
+    pruning = {'ratio': 0.4, 'score': 'gate', 'flow': True}
+    opt = stage(clips, 6, model_type='SparsityLearningModel', sparsity=SPARSITY, pruning=pruning,
+                train={**RATES, 'flow_lr_mul': 0.5, 'fix_flow': 3}, path={'pretrain_network_g': 'start.safetensors'})
+    assert run(opt) == 0
+    opened: Any = with_gates(open_flow(net))
+    trained = reference.learn_sparsity(opened, batches(opt), opt['train'], SPARSITY, {'ratio': 0.4, 'score': 'gate'},
+                                       flow_from=3)
+    check(opened, trained, opt)
+    assert read_metadata(output())['selection']['kept'] == trained.kept and trained.kept is not None
+    assert any(len(trained.kept[group.name]) < group.size for group in opened.groups if group.flow)
+    opt = {'name': 'pruned', 'model_type': 'PruningModel', 'num_gpu': 0, 'pruning': pruning,
+           'path': {'pretrain_network_g': str(output())}, 'logger': {'use_tb_logger': False}}
+    assert run(opt) == 0
+    check_cut(opened, trained.ema, trained.kept, 'sparsity learning')
+    assert 'with the flow network' in Path('experiments/pruned/train.log').read_text()
+
+
+def test_one_shot_with_the_flow_network(clips: Path) -> None:
+    make('start.safetensors', flow='spynet_small')
+    opt = {'name': 'pruned', 'model_type': 'PruningModel', 'num_gpu': 0, 'logger': {'use_tb_logger': False},
+           'pruning': {'ratio': 0.5, 'score': 'l1', 'budget': 'macs', 'flow': True},
+           'path': {'pretrain_network_g': 'start.safetensors'}}
+    assert run(opt) == 0
+    dense, pruned = load_network('start.safetensors'), load_network(output('pruned'))
+    assert 0.45 < count_macs(pruned) / count_macs(dense) <= 0.5
 
 
 @pytest.mark.parametrize('flow', ['none', 'spynet'])

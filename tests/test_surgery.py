@@ -40,7 +40,7 @@ def gated_net(**args: Any) -> Any:
 @pytest.mark.parametrize('score', ['gate', 'l1', 'l2', 'random'])
 def test_closed_gates_equal_the_compact_network(args: dict[str, Any], ratio: float, scope: str, score: str) -> None:
     gated, x = gated_net(**args), clip(2, 6, 7, dtype=torch.float64)
-    kept = choose_units(gated, PruningOptions.of(ratio=ratio, scope=scope, score=score))
+    kept = choose_units(gated, PruningOptions.of(ratio=ratio, scope=scope, score=score, flow='flow' in args))
     removed = sum(group.size - len(kept[group.name]) for group in gated.groups)
     assert abs(removed - ratio * sum(group.size for group in gated.groups)) <= len(gated.groups) / 2
     compact = cut_network(gated, kept)

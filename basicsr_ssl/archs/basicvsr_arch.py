@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,9 @@ def full_widths(args: Mapping[str, Any]) -> dict[str, int]:
     feat, tail = args['num_feat'], args['tail_feat']
     widths = {f'{trunk}.main.2.{j}.{part}': feat
               for trunk in trunk_names(args) for j in range(args['num_block']) for part in ('in', 'mid', 'out')}
+    if args.get('prune_flow'):
+        widths = {**{f'spynet.{name}': width
+                     for name, width in spynet_arch.full_widths(_spynet_args(args)).items()}, **widths}
     if args['bidirectional']:
         widths['fusion'] = feat
     if args['scale'] == 4:
@@ -57,6 +60,11 @@ def group_table(spec: Spec) -> list[Group]:
                                           Slice(f'{name}.bias', 0, repeat, gate=gate), Slice(f'{follower}.weight', 1)))
 
     widths = {**full_widths(args), **spec.widths}
+    if args.get('prune_flow'):
+        flow = Spec('StandaloneSpyNet', _spynet_args(args), spynet_widths(widths))
+        groups += [replace(group, name=f'spynet.{group.name}', slices=tuple(
+            replace(s, param=f'spynet.{s.param}', gate=s.gate and f'spynet.{s.gate}') for s in group.slices))
+            for group in spynet_arch.group_table(flow)]
     for trunk in trunk_names(args):
         for j in range(args['num_block']):
             block = f'{trunk}.main.2.{j}'
@@ -108,10 +116,19 @@ def layer_table(args: Mapping[str, Any], widths: Mapping[str, int]) -> list[Conv
         layers.append(Conv('upconv2', w['upconv1'], 4 * w['upconv2'], 3, area=4))
     layers += [Conv('conv_hr', w['upconv2' if scale == 4 else 'upconv1'], w['conv_hr'], 3, area=scale**2),
                Conv('conv_last', w['conv_hr'], 3, 3, area=scale**2)]
-    if size := FLOW_SIZES[args['flow']]:
+    if FLOW_SIZES[args['flow']]:
         layers += [replace(layer, name=f'spynet.{layer.name}', times=2 if args['bidirectional'] else 1)
-                   for layer in spynet_arch.layer_table(size)]
+                   for layer in spynet_arch.layer_table(_spynet_args(args), spynet_widths(w))]
     return layers
+
+
+def spynet_widths(widths: Mapping[str, int]) -> dict[str, int]:
+    """Those of the flow network's groups, by their names in a ``StandaloneSpyNet``."""
+    return {name.removeprefix('spynet.'): width for name, width in widths.items() if name.startswith('spynet.')}
+
+
+def _spynet_args(args: Mapping[str, Any]) -> dict[str, Any]:
+    return {'size': FLOW_SIZES[args['flow']]}
 
 
 #: Reads the network in a file, for ``spynet_path``. The package puts it here: reading a network takes all archs.
@@ -127,8 +144,8 @@ class PrunableBasicVSR(PrunableNetwork):
 
     With the default arguments and ``num_block=30`` the dense form is BasicSR's ``BasicVSR``: the same parameter names,
     the same output. What may be pruned, and how it hangs together, is declared in ``group_table``; what it costs in
-    ``layer_table``. Never pruned: the flow network, the first convolution of each trunk, ``conv_last``, and the
-    channels of the hidden states.
+    ``layer_table``. Never pruned: the first convolution of each trunk, ``conv_last``, the channels of the hidden
+    states, and, unless ``prune_flow`` is set, the flow network.
 
     Args:
         num_feat: channels of the hidden states.
@@ -140,7 +157,8 @@ class PrunableBasicVSR(PrunableNetwork):
             ``'relu'`` (the released SSL networks).
         flow: ``'spynet'``, ``'spynet_small'`` (a ninth of it), or ``'none'``: features are propagated without
             alignment.
-        spynet_path: file of a SpyNet of that size, read at construction.
+        spynet_path: file of a SpyNet of that size, read at construction; a pruned one sets ``prune_flow``.
+        prune_flow: the filters between the convolutions of the flow network are units too.
         gates: kind of the gates of the prunable convolutions, see ``pruning/gates.py``; empty: none. Those of units go
             with full widths only.
         widths: units kept by group name; groups not named are full.
@@ -158,6 +176,7 @@ class PrunableBasicVSR(PrunableNetwork):
     task = 'clip'
     #: arguments that the hidden states depend on: those of two networks can be compared if these are equal
     state_args = ('num_feat', 'bidirectional')
+    pruning_args = ('prune_flow',)
     flow_network = property(lambda self: self.spynet)
     backward_trunk: Trunk
     forward_trunk: Trunk
@@ -166,20 +185,31 @@ class PrunableBasicVSR(PrunableNetwork):
                  bidirectional: bool = True, act: Literal['lrelu', 'relu'] = 'lrelu',
                  flow: Literal['spynet', 'spynet_small', 'none'] = 'spynet', spynet_path: str | None = None,
                  gates: Gates = '', widths: Mapping[str, int] | None = None,
-                 index: Mapping[str, Sequence[int]] | None = None, gated: bool = False) -> None:
+                 index: Mapping[str, Sequence[int]] | None = None, gated: bool = False,
+                 prune_flow: bool = False) -> None:
         check_choice('scale', scale, (2, 4))
         check_choice('bidirectional', bidirectional, (True, False))
         check_choice('act', act, ('lrelu', 'relu'))
         check_choice('flow', flow, tuple(FLOW_SIZES))
+        check_choice('prune_flow', prune_flow, (True, False))
         check_least(1, num_feat=num_feat, num_block=num_block, tail_feat=tail_feat)
+        size = FLOW_SIZES[flow]
+        if prune_flow and not size:
+            raise ValueError('prune_flow: there is no flow network to prune with flow: none')
+        known = _read_flow_network(size, spynet_path) if size and spynet_path else None
+        if known is not None and known.spec.widths:
+            prune_flow = True
+            widths = {**{f'spynet.{name}': width for name, width in known.spec.widths.items()}, **(widths or {})}
         args: dict[str, Any] = dict(num_feat=num_feat, num_block=num_block, tail_feat=tail_feat, scale=scale,
-                                    bidirectional=bidirectional, act=act, flow=flow)
+                                    bidirectional=bidirectional, act=act, flow=flow, prune_flow=prune_flow)
         gates = gates or ('scale' if gated else '')
         super().__init__(args, gates, widths, index)
 
         w = {**full_widths(args), **self.spec.widths}
-        size = FLOW_SIZES[flow]
-        self.spynet = _flow_network(size, spynet_path) if size else None
+        self.spynet = AnySizeSpyNet(size, spynet_arch.hidden_widths(_spynet_args(args), spynet_widths(w))
+                                    if prune_flow else None, gates if prune_flow else '') if size else None
+        if self.spynet is not None and known is not None:
+            self.spynet.load_state_dict({**self.spynet.state_dict(), **known.state_dict()})  # gates are set below
         for trunk in trunk_names(args):
             self.add_module(trunk, Trunk(trunk, num_feat, num_block, _activation(act), w, self.spec.index, gates))
         if bidirectional:
@@ -402,10 +432,8 @@ def _activation(act: str) -> nn.Module:
     return nn.LeakyReLU(0.1, inplace=True) if act == 'lrelu' else nn.ReLU(inplace=True)
 
 
-def _flow_network(size: SpyNetSize, path: str | None) -> AnySizeSpyNet:
-    net = AnySizeSpyNet(size)
-    if path is None:
-        return net
+def _read_flow_network(size: SpyNetSize, path: str) -> Any:
+    """The ``StandaloneSpyNet`` in a file."""
     try:
         found: Any = read_network(path)  # noqa: F821, set from above
     except ValueError as error:
@@ -416,6 +444,7 @@ def _flow_network(size: SpyNetSize, path: str | None) -> AnySizeSpyNet:
     if found.size != size:
         flow = next(flow for flow, other in FLOW_SIZES.items() if other == found.size)
         raise ValueError(f'spynet_path: {path} holds a SpyNet of the size {found.size}: set flow: {flow}')
-    net.load_state_dict(found.state_dict())
-    return net
+    if cast(Any, found).spec.gates:
+        raise ValueError(f'spynet_path: {path} holds a SpyNet with gates: finish its training, or prune it first')
+    return found
 

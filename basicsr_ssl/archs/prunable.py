@@ -46,11 +46,7 @@ class PrunableNetwork(nn.Module, ABC):
     def __init__(self, args: dict[str, Any], gates: str, widths: Mapping[str, int] | None,
                  index: Mapping[str, Sequence[int]] | None) -> None:
         super().__init__()
-        check_choice('gates', gates, ('', *GATES))
-        arch, full = type(self).__name__, self.full_widths(args)
-        fewer = {name: width for name, width in (widths or {}).items() if width != full.get(name)}
-        self.spec = Spec(arch, args, fewer, dict(index or {}), gates)
-        check_form(self.spec, self.group_table(Spec(arch, args)))
+        self.spec = checked_spec(type(self), args, gates, widths, index)
 
     @staticmethod
     @abstractmethod
@@ -84,6 +80,24 @@ class PrunableNetwork(nn.Module, ABC):
     def cost_table(self) -> Sequence[Layer]:
         """The layers of this network, for counting."""
         return self.layer_table(self.spec.args, self.spec.widths)
+
+
+def checked_spec(arch: Any, args: dict[str, Any], gates: str, widths: Mapping[str, int] | None,
+                 index: Mapping[str, Sequence[int]] | None = None) -> Spec:
+    """What a network of the class ``arch`` with these arguments is.
+
+    Args:
+        args, gates, widths, index: see ``PrunableNetwork``.
+
+    Raises:
+        ValueError: see ``PrunableNetwork``.
+    """
+    check_choice('gates', gates, ('', *GATES))
+    full = arch.full_widths(args)
+    fewer = {name: width for name, width in (widths or {}).items() if width != full.get(name)}
+    spec = Spec(arch.__name__, args, fewer, dict(index or {}), gates)
+    check_form(spec, arch.group_table(Spec(arch.__name__, args)))
+    return spec
 
 
 def check_choice(name: str, value: object, choices: tuple) -> None:

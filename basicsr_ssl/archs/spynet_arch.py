@@ -2,30 +2,63 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from basicsr.utils.registry import ARCH_REGISTRY
 from torch import Tensor
 
-from basicsr_ssl.nn.spynet import LEVELS, SIZES, AnySizeSpyNet, SpyNetSize
+from basicsr_ssl.archs.prunable import PrunableNetwork, checked_spec
+from basicsr_ssl.nn.spynet import LEVELS, SIZES, AnySizeSpyNet, SpyNetSize, through_level
 from basicsr_ssl.pruning.cost import Conv
-from basicsr_ssl.pruning.groups import Group
+from basicsr_ssl.pruning.gates import Gates
+from basicsr_ssl.pruning.groups import Group, Slice
 from basicsr_ssl.pruning.spec import Spec
 
 
-def layer_table(size: SpyNetSize = 'full') -> list[Conv]:
-    """Its layers."""
-    level_size = SIZES[size]
-    return [Conv(f'basic_module.{level}.basic_module.{2 * i}', cin, cout, level_size.kernel,
-                 area=4.0**(level - LEVELS + 1), multiple=32, flow=True)
-            for level in range(LEVELS) for i, (cin, cout) in enumerate(pairwise(level_size.channels))]
+def _convolution(level: int, i: int) -> str:
+    return f'basic_module.{level}.basic_module.{2 * i}'
+
+
+def full_widths(args: Mapping[str, Any]) -> dict[str, int]:
+    """Group name to number of units of the dense network: the filters of all convolutions whose output is no flow."""
+    return {_convolution(level, i): width for level in range(LEVELS)
+            for i, width in enumerate(SIZES[args.get('size', 'full')].hidden)}
+
+
+def hidden_widths(args: Mapping[str, Any], widths: Mapping[str, int]) -> list[tuple[int, ...]]:
+    """Channels between the convolutions of each level (groups not named are full)."""
+    every = {**full_widths(args), **widths}
+    return [tuple(every[_convolution(level, i)] for i in range(4)) for level in range(LEVELS)]
+
+
+def group_table(spec: Spec) -> list[Group]:
+    """All groups of the network that ``spec`` describes, in the order of the forward pass."""
+    widths = {**full_widths(spec.args), **spec.widths}
+    groups = []
+    for level in range(LEVELS):
+        for i in range(4):
+            name, follower = _convolution(level, i), _convolution(level, i + 1)
+            gate = f'{name}.gate'
+            groups.append(Group(name, widths[name], (Slice(f'{name}.weight', 0, gate=gate),
+                                                     Slice(f'{name}.bias', 0, gate=gate),
+                                                     Slice(f'{follower}.weight', 1)), flow=True))
+    return groups
+
+
+def layer_table(args: Mapping[str, Any], widths: Mapping[str, int]) -> list[Conv]:
+    """All layers of the network with these widths (groups not named are full)."""
+    kernel = SIZES[args.get('size', 'full')].kernel
+    return [Conv(_convolution(level, i), cin, cout, kernel, area=4.0**(level - LEVELS + 1), multiple=32, flow=True)
+            for level, hidden in enumerate(hidden_widths(args, widths))
+            for i, (cin, cout) in enumerate(through_level(hidden))]
 
 
 @ARCH_REGISTRY.register()
 class StandaloneSpyNet(AnySizeSpyNet):
-    """SpyNet (Ranjan and Black, CVPR 2017) as BasicVSR uses it, or a small one. It is not pruned.
+    """SpyNet (Ranjan and Black, CVPR 2017) as BasicVSR uses it, or a small one.
 
     It is given to a BasicVSR as ``network_g: spynet_path``; ``forward(ref, supp)`` gives the flow (b, 2, h, w) that
     aligns ``supp`` to ``ref``, both (b, 3, h, w) in [0, 1], RGB. In training mode it gives the flows of all levels,
@@ -34,22 +67,30 @@ class StandaloneSpyNet(AnySizeSpyNet):
 
     Args:
         size: ``'full'``, or ``'small'``: see ``nn.spynet.SIZES``.
+        gates: kind of the gates of the prunable convolutions, see ``pruning/gates.py``; empty: none.
+        widths: units kept by group name; groups not named are full.
 
     Raises:
-        ValueError: another size; in training mode, frames whose sides are no multiples of 32.
+        ValueError: another size, a group that does not exist, a width that does not fit; in training mode, frames whose
+            sides are no multiples of 32.
     """
 
     task = 'flow'
     flow_network = None
     pruning_args = ()
-    groups: list[Group] = []
+    full_widths = staticmethod(full_widths)
+    group_table = staticmethod(group_table)
+    layer_table = staticmethod(layer_table)
+    # what it shares with other prunable networks, without their constructor: BasicSR's must run
+    stream_table = staticmethod(PrunableNetwork.stream_table)
+    groups, cost_table = PrunableNetwork.groups, PrunableNetwork.cost_table
 
-    def __init__(self, size: SpyNetSize = 'full') -> None:
+    def __init__(self, size: SpyNetSize = 'full', gates: Gates = '', widths: Mapping[str, int] | None = None) -> None:
         if size not in SIZES:
             raise ValueError(f'size must be {" or ".join(SIZES)}, got {size!r}')
-        super().__init__(size)
-        self.cost_table = layer_table(size)
-        self.spec = Spec('StandaloneSpyNet', {} if size == 'full' else {'size': size})
+        spec = checked_spec(type(self), {} if size == 'full' else {'size': size}, gates, widths)
+        super().__init__(size, hidden_widths(spec.args, spec.widths) if spec.widths else None, gates)
+        self.spec = spec
 
     def forward(self, ref: Tensor, supp: Tensor) -> Tensor:
         if not self.training:

@@ -205,6 +205,7 @@ _LOADING = ('name', 'io_backend', 'num_worker_per_gpu', 'dataset_enlarge_ratio',
 _LATER: dict[tuple[str, ...], Any] = {
     ('compression',): None, ('sparsity', 'type'): 'SSL', ('path', 'reinitialise'): False,
     ('pruning', 'structure'): 'units', ('pruning', 'ratios'): None, ('pruning', 'layout'): 'free',
+    ('pruning', 'flow'): False, ('pruning', 'flow_min_keep'): None, ('pruning', 'flow_ratio'): None,
     ('pruning', 'target_ms'): None, ('pruning', 'device'): 'cpu', ('pruning', 'threads'): None,
     ('train', 'distill_opt'): None}
 

@@ -127,7 +127,7 @@ def build_optimizer(net: Any, train: Mapping[str, Any]) -> torch.optim.Optimizer
     flow = {id(parameter) for parameter in flow_parameters(net)}
     members: dict[str, list[nn.Parameter]] = {'net': [], 'flow': [], 'gates': []}
     for name, parameter in net.named_parameters():
-        members['flow' if id(parameter) in flow else 'gates' if name in gates else 'net'].append(parameter)
+        members['gates' if name in gates else 'flow' if id(parameter) in flow else 'net'].append(parameter)
     scale = {'net': 1, 'flow': train['flow_lr_mul'], 'gates': train['gate_lr_mul']}
     groups = [{'params': parameters, 'lr': lr * scale[part], 'name': part,
                **({'weight_decay': 0} if part == 'gates' else {})}

@@ -11,7 +11,7 @@ from basicsr.utils import get_root_logger
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import nn
 
-from basicsr_ssl.api import choose_units, cut_network, mask_network, network_cost
+from basicsr_ssl.api import choose_units, cut_network, mask_network, network_cost, open_flow
 from basicsr_ssl.files import write_text
 from basicsr_ssl.models.stage import Stage
 from basicsr_ssl.plans.budget import latency_figures
@@ -35,6 +35,7 @@ class PruningModel(Stage):
     def prepare(self, net: Any) -> nn.Module:
         options, path = PruningOptions.of(**self.opt['pruning']), self.opt['path'].get('pretrain_network_g') or ''
         selection = getattr(net, 'provenance', {}).get('selection')
+        net = open_flow(net) if options.flow else net
         learnt = bool(selection) and _same_choice(selection.get('pruning'), options)
         if selection and not learnt:
             get_root_logger().warning(f'{path} was trained to lose other units than the section pruning asks for; '
@@ -52,11 +53,13 @@ class PruningModel(Stage):
                                    .format(**latency))
         self.report = {'pruning': self.opt['pruning'], 'selection': when, **figures, **left}
         self.method = describe_choice(when, self.opt['pruning'])
+        params, macs = (f'{name}_with_flow' if options.flow else name for name in ('params', 'macs'))
         kept, size = (sum(layer[key] for layer in self.report.get('layers', {}).values()) for key in ('kept', 'size'))
         get_root_logger().info(
             f'Pruned ({when}): ' + (f'{size - kept:,} of the {size:,} weights of convolutions are 0' if size else
-                                    f'{figures["params"]["removed"]:.1%} of the parameters and '
-                                    f'{figures["macs"]["removed"]:.1%} of the MACs') + ', without the flow network')
+                                    f'{figures[params]["removed"]:.1%} of the parameters and '
+                                    f'{figures[macs]["removed"]:.1%} of the MACs')
+            + f', {"with" if options.flow else "without"} the flow network')
         return pruned
 
     def provenance(self) -> dict[str, Any]:

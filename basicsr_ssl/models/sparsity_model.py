@@ -8,6 +8,7 @@ from typing import Any
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 
+from basicsr_ssl.api import open_flow
 from basicsr_ssl.methods import METHOD_REGISTRY, Method
 from basicsr_ssl.models.pruning_model import describe_choice
 from basicsr_ssl.models.reconstruction_model import ReconstructionModel
@@ -17,13 +18,14 @@ from basicsr_ssl.models.reconstruction_model import ReconstructionModel
 class SparsityLearningModel(ReconstructionModel):
     """Trains with a method of ``methods``, which the section ``sparsity`` names.
 
-    The flow network is frozen throughout (SSL). The saved file says which units were selected; ``PruningModel``, with
-    the same section ``pruning``, removes the others.
+    The flow network is frozen throughout (SSL), unless it is pruned too (``pruning: {flow: true}``). The saved file
+    says which units were selected; ``PruningModel``, with the same section ``pruning``, removes the others.
     """
 
     sections = ('train', 'sparsity', 'pruning')
 
     def prepare(self, net: Any) -> nn.Module:
+        net = open_flow(net) if self.opt['pruning']['flow'] else net
         return METHOD_REGISTRY.get(self.opt['sparsity']['type']).prepare(net)
 
     def init_training(self, train: Mapping[str, Any]) -> None:
@@ -32,7 +34,7 @@ class SparsityLearningModel(ReconstructionModel):
         self.sparsity: Method = kind(self.net_g, self.opt['sparsity'], self.opt['pruning'])
 
     def flow_is_frozen(self, current_iter: int) -> bool:
-        return True
+        return super().flow_is_frozen(current_iter) if self.opt['pruning']['flow'] else True
 
     def compute_losses(self, inputs: tuple[Tensor, ...], target: Tensor, current_iter: int) -> dict[str, Tensor]:
         return {**super().compute_losses(inputs, target, current_iter), **self.sparsity.losses(current_iter)}

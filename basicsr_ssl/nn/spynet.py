@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
@@ -10,6 +11,8 @@ import torch.nn.functional as F
 from basicsr.archs.arch_util import flow_warp
 from basicsr.archs.spynet_arch import SpyNet
 from torch import Tensor, nn
+
+from basicsr_ssl.nn.gated import conv
 
 LEVELS = 6
 
@@ -20,11 +23,6 @@ class LevelSize(NamedTuple):
     """Of the five convolutions of a level: channels between them, and their kernels' side."""
     hidden: tuple[int, int, int, int]
     kernel: int
-
-    @property
-    def channels(self) -> tuple[int, ...]:
-        """With what goes in, two frames and a flow, and the flow that comes out."""
-        return (8, *self.hidden, 2)
 
 
 #: ``full`` is the published network; ``small`` has a ninth of its parameters and multiply-accumulates
@@ -39,14 +37,18 @@ class AnySizeSpyNet(SpyNet):
 
     Args:
         size: see ``SIZES``.
+        hidden: channels between the convolutions of each level, from coarse to fine, where they are other than those.
+        gates: of the convolutions whose filters are units, see ``nn.gated``; may be empty.
     """
 
     constant_buffers = ('mean', 'std')  # the same in every network: some files leave them out
 
-    def __init__(self, size: SpyNetSize = 'full') -> None:
+    def __init__(self, size: SpyNetSize = 'full', hidden: Sequence[Sequence[int]] | None = None,
+                 gates: str = '') -> None:
         super().__init__()
-        if size != 'full':
-            self.basic_module = nn.ModuleList(_Level(SIZES[size]) for _ in range(LEVELS))
+        if size != 'full' or hidden is not None or gates:
+            levels = [SIZES[size].hidden] * LEVELS if hidden is None else hidden
+            self.basic_module = nn.ModuleList(_Level(level, SIZES[size].kernel, gates) for level in levels)
         self.size: SpyNetSize = size
 
     def process(self, ref: Tensor, supp: Tensor) -> Tensor:
@@ -74,14 +76,19 @@ class AnySizeSpyNet(SpyNet):
         return flows
 
 
+def through_level(hidden: Sequence[int]) -> list[tuple[int, int]]:
+    """Channels into and out of each convolution of a level, which takes two frames and a flow, and makes a flow."""
+    return list(pairwise((8, *hidden, 2)))
+
+
 class _Level(nn.Module):
     """The convolutions of one level, named as BasicSR names its own."""
 
-    def __init__(self, size: LevelSize) -> None:
+    def __init__(self, hidden: Sequence[int], kernel: int, gates: str) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for cin, cout in pairwise(size.channels):
-            layers += [nn.Conv2d(cin, cout, size.kernel, padding=size.kernel // 2), nn.ReLU()]
+        for i, (cin, cout) in enumerate(through_level(hidden)):
+            layers += [conv(cin, cout, kernel, gates=gates, units=i < len(hidden)), nn.ReLU()]
         self.basic_module = nn.Sequential(*layers[:-1])
 
     def forward(self, x: Tensor) -> Tensor:

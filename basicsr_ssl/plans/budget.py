@@ -43,7 +43,7 @@ class LatencyModel:
 
     Args:
         net: a network of this package, in any form.
-        options: ``lr_size``, ``device``, ``threads``, ``layout``, ``min_keep`` and ``round_to`` count.
+        options: ``lr_size``, ``device``, ``threads``, ``layout``, ``flow``, ``min_keep`` and ``round_to`` count.
         cache: folder of measured times, as of plans.
 
     Attributes:
@@ -70,8 +70,7 @@ class LatencyModel:
             self.file = cache_file('parts', self.device, cache, dtype=str(self.dtype))
         self.known = _read(self.file)
         self.fast = optimize_network(self.net, self.lr_size, self.threads, cache)
-        self.narrowest = {name: min(size, -(-options.min_keep // options.multiple) * options.multiple)
-                          for name, size in self.sizes.items()}
+        self.narrowest = {group.name: _narrowest(group, options) for group in self.net.groups}
         self.whole, self.least = self.measure(self.cut({name: self._spread(self.sizes[name], width)
                                                         for name, width in self.narrowest.items()}))
         self.rests = [ms - self._of_parts(widths)
@@ -126,7 +125,7 @@ class LatencyModel:
             parts.append(self._block_part(block, {part: group for part, group in groups.items() if group}))
         inside = {f'{name}.{conv}' for name in blocks for conv in ('conv1', 'conv2')}
         parts += [self._layer_part(layer, names) for layer in self.net.cost_table
-                  if isinstance(layer, (Conv, Linear)) and layer.name not in inside and not layer.flow
+                  if isinstance(layer, (Conv, Linear)) and layer.name not in inside
                   and (names := self._touching(layer))]
         return parts
 
@@ -192,6 +191,13 @@ class LatencyModel:
             with num_threads(self.threads):
                 self.known[label] = least_ms({'': lambda: run(module, x)}, self.device)['']
         return self.known[label]
+
+
+def _narrowest(group: Group, options: PruningOptions) -> int:
+    if group.flow and not options.flow:
+        return group.size
+    least = options.flow_min_keep if group.flow and options.flow_min_keep else options.min_keep
+    return min(group.size, -(-least // options.multiple) * options.multiple)
 
 
 def _update_(block: Any, x: torch.Tensor) -> torch.Tensor:

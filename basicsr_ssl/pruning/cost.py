@@ -21,7 +21,7 @@ class Layer(ABC):
         area: positions (pixels, tokens) of its output per pixel of the LR frame, e.g. 16 after x4 upsampling.
         times: how often it runs per frame.
         multiple: the LR frame is first resized or padded so that both sides are multiples of this.
-        flow: whether it belongs to the flow network, which pruning leaves alone and reports list apart.
+        flow: whether it belongs to the flow network, which pruning leaves alone unless asked, and reports list apart.
     """
 
     name: str

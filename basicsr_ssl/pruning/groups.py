@@ -62,6 +62,7 @@ class Group:
         normalised: whether the units pass, side by side, through a norm over channels. What the norm makes of one
             then depends on how many others there are: a closed unit still counts in the mean and the variance, a
             removed one does not. Such a group has no gates, and is cut only for good (see ``surgery``).
+        flow: whether it belongs to the flow network, which loses units only when that is asked for.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Group:
     slices: tuple[Slice, ...]
     stream: str = ''
     normalised: bool = False
+    flow: bool = False
 
     def __post_init__(self) -> None:
         if self.normalised and self.gates:

@@ -36,7 +36,15 @@ class PruningOptions(BaseModel):
         'share of the budget to remove, at least 0 and below 1; with ratios 0 unless given'))
     budget: Literal['units', 'params', 'macs', 'latency'] = Field('units', description=(
         'what the ratio is a share of (units also means filters, or weights); parameters and MACs are counted without '
-        'the flow network, latency is measured with it, on this machine, at lr_size'))
+        'the flow network unless it is pruned too, latency is measured with it, on this machine, at lr_size'))
+    flow: bool = Field(False, description=(
+        'whether the flow network is pruned too: the filters between its convolutions stand in the same ranking, and '
+        'its parameters and MACs count in the budget'))
+    flow_min_keep: Positive | None = Field(None, description=(
+        'least number of units that a group of the flow network keeps; null: min_keep'))
+    flow_ratio: float | None = Field(None, description=(
+        'share of the budget of the flow network to remove from it, by a ranking of its own; null: its units compete '
+        'with all others'))
     device: Literal['cpu', 'cuda'] = Field('cpu', description='with budget latency: where it is measured')
     threads: Positive | None = Field(None, description=(
         'with budget latency: threads of the CPU with which it is measured; null: as many as torch uses'))
@@ -67,7 +75,7 @@ class PruningOptions(BaseModel):
             raise PydanticKnownError('missing')
         return 0.0 if value is None else value
 
-    @field_validator('ratio', 'ratios')
+    @field_validator('ratio', 'ratios', 'flow_ratio')
     @classmethod
     def _share(cls, value: Any) -> Any:
         for share in value.values() if isinstance(value, dict) else [] if value is None else [value]:
@@ -90,6 +98,13 @@ class PruningOptions(BaseModel):
                 raise ValueError('ratio and target_ms both say how fast the network should be: leave one of them out')
         elif self.target_ms is not None or self.threads is not None or self.device != 'cpu':
             raise ValueError('target_ms, threads and device are of latency: set budget: latency, or leave them out')
+        if not self.flow and (self.flow_min_keep, self.flow_ratio) != (None, None):
+            raise ValueError('flow_min_keep and flow_ratio are of a flow network that is pruned: set flow: true, or '
+                             'leave them out')
+        if self.flow_ratio is not None and (self.structure != 'units' or self.budget == 'latency'
+                                            or self.ratios is not None):
+            raise ValueError('flow_ratio is a share of units, parameters or MACs: leave it out with budget latency, '
+                             'with ratios, and with structures other than units')
         if self.ratios is not None and self.budget != 'units':
             raise ValueError('ratios are shares of the units of each group: leave budget out, or give one ratio')
         return self

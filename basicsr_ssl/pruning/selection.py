@@ -17,7 +17,7 @@ SCOPES = get_args(Scope)
 
 def select_units(scores: Mapping[str, Tensor], ratio: float, *, scope: str = 'global',
                  cost: Callable[[Widths], float] | None = None, monotone: bool = True, round_to: int = 1,
-                 min_keep: int = 1) -> dict[str, list[int]]:
+                 min_keep: int | Mapping[str, int] = 1) -> dict[str, list[int]]:
     """Choose the units to keep.
 
     ``global``: all units of the network stand in one line, ordered by ``(score, group name, unit)``; the first ones of
@@ -36,7 +36,7 @@ def select_units(scores: Mapping[str, Tensor], ratio: float, *, scope: str = 'gl
             until one meets the budget, instead of some dozen of them; and what wider groups would not make dearer stays
             wider.
         round_to: widths become multiples of this (the nearest; a group that loses nothing keeps its width).
-        min_keep: no group falls below this many units.
+        min_keep: no group falls below this many units; or a number for each group.
 
     Returns:
         Group name to kept units, ascending.
@@ -48,16 +48,17 @@ def select_units(scores: Mapping[str, Tensor], ratio: float, *, scope: str = 'gl
         raise ValueError(f'ratio must be at least 0 and below 1 (the share to remove), got {ratio}')
     if scope not in SCOPES:
         raise ValueError(f'unknown scope {scope!r}; choose one of {", ".join(SCOPES)}')
-    if round_to < 1 or min_keep < 1:
-        raise ValueError(f'round_to and min_keep must be at least 1, got {round_to} and {min_keep}')
     sizes = {name: len(values) for name, values in scores.items()}
+    least_widths = dict(min_keep) if isinstance(min_keep, Mapping) else dict.fromkeys(sizes, min_keep)
+    if round_to < 1 or min(least_widths.values(), default=1) < 1:
+        raise ValueError(f'round_to and min_keep must be at least 1, got {round_to} and {_said(least_widths)}')
     ranked = {name: _ascending(values) for name, values in scores.items()}
 
-    line = _GlobalLine(scores, ranked, min_keep) if scope == 'global' else _LocalLine(sizes, min_keep)
+    line = _GlobalLine(scores, ranked, least_widths) if scope == 'global' else _LocalLine(sizes, least_widths)
 
     def widths(step: int) -> Widths:
         left = {name: size - removed for (name, size), removed in zip(sizes.items(), line(step))}
-        return {name: _round_width(left[name], size, round_to, min_keep) for name, size in sizes.items()}
+        return {name: _round_width(left[name], size, round_to, least_widths[name]) for name, size in sizes.items()}
 
     if cost is None:
         def price(widths: Widths, /) -> float:
@@ -81,8 +82,9 @@ def select_units(scores: Mapping[str, Tensor], ratio: float, *, scope: str = 'gl
         if least <= target:
             chosen = _widened(chosen, sizes, round_to, price)
     if least > target:
-        raise ValueError(f'ratio {ratio} cannot be reached: with min_keep {min_keep} and round_to {round_to} at most '
-                         f'{1 - least / price(dict(sizes)):.4f} can be removed; choose a smaller ratio or min_keep')
+        raise ValueError(f'ratio {ratio} cannot be reached: with min_keep {_said(least_widths)} and round_to '
+                         f'{round_to} at most {1 - least / price(dict(sizes)):.4f} can be removed; choose a smaller '
+                         'ratio or min_keep')
     return {name: sorted(ranked[name][sizes[name] - width:]) for name, width in chosen.items()}
 
 
@@ -100,9 +102,9 @@ def _widened(chosen: Widths, sizes: Widths, multiple: int, price: Callable[[Widt
 class _GlobalLine:
     """Units removed from each group after k steps, one unit a step, weakest of the whole network first."""
 
-    def __init__(self, scores: Mapping[str, Tensor], ranked: Mapping[str, list[int]], min_keep: int) -> None:
+    def __init__(self, scores: Mapping[str, Tensor], ranked: Mapping[str, list[int]], min_keep: Widths) -> None:
         removable = [(float(scores[name][unit]), name, unit)
-                     for name, units in ranked.items() for unit in units[:max(0, len(units) - min_keep)]]
+                     for name, units in ranked.items() for unit in units[:max(0, len(units) - min_keep[name])]]
         self.turns: dict[str, list[int]] = {name: [] for name in ranked}  # steps before which each group loses a unit
         for turn, (_, name, _) in enumerate(sorted(removable)):
             self.turns[name].append(turn)
@@ -115,8 +117,8 @@ class _GlobalLine:
 class _LocalLine:
     """Units removed from each group after k steps; each step is the next share at which some group loses a unit."""
 
-    def __init__(self, sizes: Widths, min_keep: int) -> None:
-        self.limits = [(size, max(0, size - min_keep)) for size in sizes.values()]
+    def __init__(self, sizes: Widths, min_keep: Widths) -> None:
+        self.limits = [(size, max(0, size - min_keep[name])) for name, size in sizes.items()]
         # a group of n units loses its i-th unit as soon as share * n rounds to i
         self.shares = [Fraction(0), *sorted({Fraction(2 * i - 1, 2 * n) for n, most in self.limits
                                              for i in range(1, most + 1)})]
@@ -124,6 +126,10 @@ class _LocalLine:
 
     def __call__(self, step: int) -> list[int]:
         return [min(most, half_up(self.shares[step], size)) for size, most in self.limits]
+
+
+def _said(least_widths: Widths) -> str:
+    return ' or '.join(map(str, sorted(set(least_widths.values()))))
 
 
 def _ascending(values: Tensor) -> list[int]:

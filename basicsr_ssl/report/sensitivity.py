@@ -59,6 +59,8 @@ def sensitivity(file: str, data: str, folder: str, *, lq: str | None = None, deg
     net: Any = load_network(file)
     if not getattr(net, 'groups', None):
         raise ValueError(f'{file} holds a {type(net).__name__}, which has nothing to prune')
+    if net.task not in _TESTS:
+        raise ValueError(f'{file} holds a {type(net).__name__}, which makes no frames whose PSNR could be measured')
     options = {'name': os.path.basename(os.path.normpath(data)), 'type': _TESTS[net.task], 'phase': 'test',
                'scale': getattr(net, 'scale', 4), 'dataroot_gt': data, 'dataroot_lq': lq,
                **({'degradation': degradation} if lq is None else {}),
