@@ -205,7 +205,9 @@ def test_one_shot_with_the_flow_network(clips: Path) -> None:
            'path': {'pretrain_network_g': 'start.safetensors'}}
     assert run(opt) == 0
     dense, pruned = load_network('start.safetensors'), load_network(output('pruned'))
-    assert 0.45 < count_macs(pruned) / count_macs(dense) <= 0.5
+    left = count_macs(pruned) / count_macs(dense)
+    assert 0.45 < left <= 0.5
+    assert f'{1 - left:.1%} of the MACs, with the flow network' in Path('experiments/pruned/train.log').read_text()
 
 
 @pytest.mark.parametrize('flow', ['none', 'spynet'])
