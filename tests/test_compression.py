@@ -31,7 +31,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(**compression: Any) -> int:
-    opt = {'name': 'run', 'model_type': 'CompressionModel', 'scale': 2, 'num_gpu': 0, 'compression': compression,
+    opt = {'name': 'run', 'model_type': 'CompressionModel', 'scale': 2, 'num_gpu': 0,
+           'compression': {'init': 'teacher', **compression},
            'path': {'pretrain_network_g': 'sparse.safetensors'}, 'logger': {'use_tb_logger': False}}
     return main(['train', '-opt', str(write_options(Path('run.yml'), opt))])
 

@@ -155,6 +155,6 @@ class CompressionOptions(BaseModel):
     channel_share: float = Field(0.4, ge=0, le=0.5, description=(
         'exponent of the density in the share of the channels; the blocks have the rest'))
     round_to: int = Field(8, ge=1, description='channels are a multiple of this')
-    init: Literal['teacher', 'random'] = Field('teacher', description=(
-        "weights to start from: those of the sparse network's strongest units, or new ones"))
+    init: Literal['teacher', 'random'] = Field('random', description=(
+        "weights to start from: new ones, or those of the sparse network's strongest units"))
     args: dict[str, Any] = Field({}, description='arguments of the small network that are not those of the sparse one')
