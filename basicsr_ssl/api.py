@@ -68,6 +68,24 @@ def open_flow(net: nn.Module) -> nn.Module:
     return _rebuild(net, opened, {**gates, **state})
 
 
+def with_args(net: nn.Module, args: dict[str, Any]) -> nn.Module:
+    """A new network with the same weights and other ``pruning_args`` or ``run_args``; weights that are not used go.
+
+    Args:
+        net: a network of this package.
+        args: all arguments that describe it.
+
+    Raises:
+        ValueError: an argument is out of range, or there are no weights for it.
+    """
+    spec = _ours(net).spec
+    full = net.full_widths(args)  # type: ignore[operator]
+    used = dataclasses.replace(spec, args=args, widths={name: width for name, width in spec.widths.items()
+                                                        if name in full})
+    names = build_network(used).state_dict()
+    return _rebuild(net, used, {name: tensor for name, tensor in net.state_dict().items() if name in names})
+
+
 def choose_units(net: nn.Module, options: PruningOptions) -> dict[str, list[int]]:
     """The units that ``prune_network`` keeps, by group name; with ``flow``, of a network that ``open_flow`` made."""
     prunable = _ours(net)

@@ -24,6 +24,7 @@ import torch
 from torch import nn
 
 from basicsr_ssl import count_macs, load_network, optimize_network, prune_network
+from basicsr_ssl.api import with_args
 from basicsr_ssl.archs import PrunableBasicVSR
 from basicsr_ssl.latency import num_threads, random_clip, run_clip, time_in_turn, work_clock
 from basicsr_ssl.plans.budget import latency_figures
@@ -72,8 +73,13 @@ def _dense(args: argparse.Namespace) -> nn.Module:
 def _make(args: argparse.Namespace) -> dict[str, nn.Module]:
     dense = _dense(args)
     pruned = partial(prune_network, dense, RATIO, budget='macs', score='l1')
-    return {'dense': dense, **{f'{layout}, round_to {round_to}': pruned(layout=layout, round_to=round_to)
+    nets = {'dense': dense, **{f'{layout}, round_to {round_to}': pruned(layout=layout, round_to=round_to)
                                for layout in ('free', 'runs') for round_to in (1, 8, 16)}}
+    if args.flow:
+        both: Any = pruned(layout='runs', round_to=8, flow=True, flow_ratio=RATIO)
+        nets |= {'runs, round_to 8, SpyNet too': both,
+                 'the same, flow_scale 2': with_args(both, {**both.spec.args, 'flow_scale': 2})}
+    return nets
 
 
 def compare(nets: dict[str, nn.Module], lr_size: tuple[int, int], frames: int, repeats: int) -> str:

@@ -31,6 +31,7 @@ NETS: dict[str, Callable[[], Any]] = {
     'bi, x4': lambda: tiny_net(num_feat=12),
     'uni, x2': lambda: tiny_net(num_feat=12, scale=2, bidirectional=False),
     'flow': lambda: tiny_net(num_feat=12, flow='spynet_small'),
+    'flow, pruned': lambda: tiny_net(num_feat=12, flow='spynet_small', prune_flow=True),
     'EDSR': lambda: PrunableEDSR(num_feat=12, num_block=3, scale=2),
     'EDSR, long skips': lambda: PrunableEDSR(num_feat=12, num_block=2, num_group=2, scale=3),
     'EDSR, aligned': lambda: PrunableEDSR(num_feat=12, num_block=3, scale=2, residual='aligned'),
@@ -87,12 +88,13 @@ def settings(**changes: Any) -> dict[str, Any]:
 @pytest.mark.parametrize('make', NETS.values(), ids=NETS)
 def test_the_sum_of_the_parts_is_the_whole(make: Callable[[], Any], layout: str, clock: dict[str, float],
                                            monkeypatch: pytest.MonkeyPatch) -> None:
-    net = make().eval()
-    options = PruningOptions.of(ratio=0.5, **settings(layout=layout))
+    net: Any = make().eval()
+    flow = any(group.flow for group in net.groups)
+    options = PruningOptions.of(ratio=0.5, **settings(layout=layout, flow=flow))
     model = LatencyModel(net, options)
     other = [part for part in (0.3, 0.6) for _ in range(2)]
     for seed, ratio in enumerate(other):
-        small: Any = prune_network(net, ratio, score='random', seed=seed, round_to=1 + seed % 2)
+        small: Any = prune_network(net, ratio, score='random', seed=seed, round_to=1 + seed % 2, flow=flow)
         before, after = model.measure(small)
         assert before == model.whole == pytest.approx(model(model.sizes), rel=1e-9) and after < before
         assert model(small.spec.widths) == pytest.approx(after, rel=1e-9), ratio
@@ -134,6 +136,20 @@ def test_the_budget_is_met_though_what_was_predicted_is_wrong(make: Callable[[],
     assert figures['before'] == pytest.approx(whole) and abs(figures['predicted'] / figures['after'] - 1) > CLOSE
     assert figures['after'] / figures['before'] == pytest.approx(0.7, rel=0.03)
     assert not any(width % 2 for width in small.spec.widths.values())
+
+
+def test_the_flow_network_takes_part_when_asked(clock: dict[str, float]) -> None:
+    net: Any = tiny_net(flow='spynet_small')
+    model = LatencyModel(tiny_net(flow='spynet_small', prune_flow=True), PruningOptions.of(ratio=0.4, **settings()))
+    assert {name: width for name, width in model.narrowest.items() if name.startswith('spynet.')} == {
+        group.name: group.size for group in model.net.groups if group.flow}
+    floor = LatencyModel(tiny_net(flow='spynet_small', prune_flow=True), PruningOptions.of(
+        ratio=0.4, **settings(flow=True, flow_min_keep=6)))
+    assert set(floor.narrowest.values()) == {2, 6}
+    small: Any = prune_network(net, 0.4, **settings(flow=True))
+    figures = latency_figures(net, small, PruningOptions.of(ratio=0.4, **settings(flow=True)))
+    assert figures['after'] / figures['before'] == pytest.approx(0.6, rel=0.03)
+    assert any(name.startswith('spynet.') for name in small.spec.widths)
 
 
 def test_what_was_chosen_is_chosen_by_importance(clock: dict[str, float]) -> None:

@@ -7,12 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from nets import clip, random_gates_, randomise_, tiny_net
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from basicsr_ssl import count_macs, count_params, load_network, optimize_network, prune_network, save_network
 from basicsr_ssl.api import choose_units, cut_network, open_flow, with_gates, without_gates
 from basicsr_ssl.archs import PrunableBasicVSR, StandaloneSpyNet
+from basicsr_ssl.models.networks import read_input_network
+from basicsr_ssl.nn.spynet import AnySizeSpyNet
 from basicsr_ssl.pruning.gates import close_gates
 from basicsr_ssl.pruning.options import PruningOptions
 from basicsr_ssl.pruning.scores import score_units
@@ -197,3 +201,95 @@ def test_its_widths_may_be_filled_up_for_speed() -> None:
     x = clip(2, dtype=torch.float64)
     with torch.no_grad():
         assert torch.allclose(optimize_network(pruned, (12, 16))(x), pruned(x), rtol=0, atol=1e-10)
+
+
+# ---- flow for less
+
+def slowly(net: Any, ref: Tensor, other: Tensor) -> Tensor:
+    """SpyNet without its coarse levels, on smaller frames: BasicSR's with a zero flow after those levels."""
+    levels, shrunk = net.spec.args.get('flow_levels', 6), net.spec.args.get('flow_scale', 1)
+    h, w = ref.shape[-2:]
+    size = -(-h // shrunk), -(-w // shrunk)
+    whole = AnySizeSpyNet('small').double()
+    with torch.no_grad():
+        for level in range(6):
+            if level < 6 - levels:
+                for parameter in whole.basic_module[level].parameters():
+                    parameter.zero_()
+            else:
+                whole.basic_module[level].load_state_dict(net.spynet.basic_module[level].state_dict())
+        flow = whole(*(F.interpolate(x, size, mode='bilinear') for x in (ref, other)))
+    enlarged = F.interpolate(flow, (h, w), mode='bilinear')
+    enlarged[:, 0] *= w / size[1]
+    enlarged[:, 1] *= h / size[0]
+    return enlarged
+
+
+@pytest.mark.parametrize(('levels', 'shrunk', 'size'), [
+    (6, 2, (64, 96)), (4, 1, (64, 96)), (3, 2, (45, 70)), (1, 4, (45, 70))])
+def test_fewer_levels_and_smaller_frames(levels: int, shrunk: Any, size: tuple[int, int]) -> None:
+    net: Any = net_with_flow(flow_levels=levels, flow_scale=shrunk, bidirectional=True).double()
+    x = clip(2, *size, dtype=torch.float64)
+    with torch.no_grad():
+        forward, backward = net.compute_flows(x)
+    assert torch.allclose(forward[:, 0], slowly(net, x[:, 1], x[:, 0]), rtol=0, atol=1e-10)
+    assert torch.allclose(backward[:, 0], slowly(net, x[:, 0], x[:, 1]), rtol=0, atol=1e-10)
+    assert count_params(net) == sum(parameter.numel() for parameter in net.parameters())
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        net.compute_flows(x)
+    assert count_macs(net, size) - count_macs(net, size, flow=False) == counter.get_total_flops() // 2
+
+
+def test_flow_of_a_scene_that_moves_is_in_pixels_of_the_frame() -> None:
+    """A network that always answers one pixel of its own size means as many of the frame as that is larger."""
+    net: Any = net_with_flow(flow_scale=2)
+    with torch.no_grad():
+        for parameter in net.spynet.parameters():
+            parameter.zero_()
+        last: Any = net.spynet.basic_module[5].basic_module[8]
+        last.bias.copy_(torch.tensor([1.0, -0.5]))
+        flow, _ = net.compute_flows(clip(2, 64, 128))
+    assert torch.allclose(flow[0, 0, 0], torch.tensor(2.0)) and torch.allclose(flow[0, 0, 1], torch.tensor(-1.0))
+
+
+@pytest.mark.parametrize(('args', 'message'), [
+    ({'flow_levels': 0}, 'flow_levels must be one of 1, 2, 3, 4, 5, 6, got 0'), ({'flow_levels': 7}, 'got 7'),
+    ({'flow_scale': 3}, 'flow_scale must be one of 1, 2, 4, got 3')])
+def test_other_levels_and_scales_are_refused(args: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        net_with_flow(**args)
+
+
+def test_option_files_change_how_flow_is_run(tmp_path: Path) -> None:
+    """Of any network, when they say so; what they do not say stays as the file has it."""
+    dense = net_with_flow()
+    compact: Any = prune_network(dense, 0.5, score='l1', flow=True)
+    shape = {'type': 'PrunableBasicVSR', 'num_feat': 8, 'num_block': 2, 'tail_feat': 6, **SMALL}
+
+    def read(net: Any, **said: Any) -> Any:
+        save_network(net, tmp_path / 'net.safetensors')
+        return read_input_network({'path': {'pretrain_network_g': str(tmp_path / 'net.safetensors')},
+                                   'network_g': {**shape, **said}, 'datasets': {}})
+
+    for net in (dense, compact):
+        assert read(net).spec == net.spec
+        changed = read(net, flow_levels=4, flow_scale=2)
+        assert (changed.spec.args['flow_levels'], changed.spec.args['flow_scale']) == (4, 2)
+        assert all(torch.equal(tensor, net.state_dict()[name]) for name, tensor in changed.state_dict().items())
+        assert len(net.state_dict()) - len(changed.state_dict()) == 20  # five convolutions of two levels
+        again = read(changed)
+        assert again.spec == changed.spec
+        assert 'flow_scale' not in read(changed, flow_scale=1).spec.args
+        with pytest.raises(ValueError, match='cannot be used so'):
+            read(changed, flow_levels=5)
+
+
+def test_a_flow_network_of_all_levels_starts_one_of_fewer(tmp_path: Path) -> None:
+    small: Any = prune_network(spynet(), 0.4, score='l1')
+    for net in (spynet(), small):
+        save_network(net, tmp_path / 'flow.safetensors')
+        new = net_with_flow(flow_levels=4, spynet_path=str(tmp_path / 'flow.safetensors'))
+        for level in range(2, 6):
+            for name, tensor in net.basic_module[level].state_dict().items():
+                key = f'spynet.basic_module.{level}.{name}'
+                assert new.state_dict()[key].shape == tensor.shape

@@ -15,7 +15,7 @@ from basicsr_ssl.archs import spynet_arch
 from basicsr_ssl.archs.prunable import PrunableNetwork, check_choice, check_least
 from basicsr_ssl.nn.blocks import ResidualBlock, update_
 from basicsr_ssl.nn.gated import GatedConv2d, conv
-from basicsr_ssl.nn.spynet import AnySizeSpyNet, SpyNetSize
+from basicsr_ssl.nn.spynet import LEVELS, AnySizeSpyNet, SpyNetSize
 from basicsr_ssl.nn.warp import flow_warp
 from basicsr_ssl.pruning.cost import Conv
 from basicsr_ssl.pruning.gates import Gates
@@ -117,7 +117,9 @@ def layer_table(args: Mapping[str, Any], widths: Mapping[str, int]) -> list[Conv
     layers += [Conv('conv_hr', w['upconv2' if scale == 4 else 'upconv1'], w['conv_hr'], 3, area=scale**2),
                Conv('conv_last', w['conv_hr'], 3, 3, area=scale**2)]
     if FLOW_SIZES[args['flow']]:
-        layers += [replace(layer, name=f'spynet.{layer.name}', times=2 if args['bidirectional'] else 1)
+        shrunk = args.get('flow_scale', 1)
+        layers += [replace(layer, name=f'spynet.{layer.name}', times=2 if args['bidirectional'] else 1,
+                           area=layer.area / shrunk**2, multiple=layer.multiple * shrunk)
                    for layer in spynet_arch.layer_table(_spynet_args(args), spynet_widths(w))]
     return layers
 
@@ -128,7 +130,7 @@ def spynet_widths(widths: Mapping[str, int]) -> dict[str, int]:
 
 
 def _spynet_args(args: Mapping[str, Any]) -> dict[str, Any]:
-    return {'size': FLOW_SIZES[args['flow']]}
+    return {'size': FLOW_SIZES[args['flow']], 'levels': args.get('flow_levels', LEVELS)}
 
 
 #: Reads the network in a file, for ``spynet_path``. The package puts it here: reading a network takes all archs.
@@ -159,6 +161,9 @@ class PrunableBasicVSR(PrunableNetwork):
             alignment.
         spynet_path: file of a SpyNet of that size, read at construction; a pruned one sets ``prune_flow``.
         prune_flow: the filters between the convolutions of the flow network are units too.
+        flow_levels: levels of the flow network that run, the finest ones; six see motion of up to some 64 pixels, each
+            one less half of that.
+        flow_scale: flow is estimated on frames that are so many times smaller, 1, 2 or 4, and enlarged.
         gates: kind of the gates of the prunable convolutions, see ``pruning/gates.py``; empty: none. Those of units go
             with full widths only.
         widths: units kept by group name; groups not named are full.
@@ -177,6 +182,7 @@ class PrunableBasicVSR(PrunableNetwork):
     #: arguments that the hidden states depend on: those of two networks can be compared if these are equal
     state_args = ('num_feat', 'bidirectional')
     pruning_args = ('prune_flow',)
+    run_args = ('flow_levels', 'flow_scale')
     flow_network = property(lambda self: self.spynet)
     backward_trunk: Trunk
     forward_trunk: Trunk
@@ -186,12 +192,14 @@ class PrunableBasicVSR(PrunableNetwork):
                  flow: Literal['spynet', 'spynet_small', 'none'] = 'spynet', spynet_path: str | None = None,
                  gates: Gates = '', widths: Mapping[str, int] | None = None,
                  index: Mapping[str, Sequence[int]] | None = None, gated: bool = False,
-                 prune_flow: bool = False) -> None:
+                 prune_flow: bool = False, flow_levels: int = LEVELS, flow_scale: Literal[1, 2, 4] = 1) -> None:
         check_choice('scale', scale, (2, 4))
         check_choice('bidirectional', bidirectional, (True, False))
         check_choice('act', act, ('lrelu', 'relu'))
         check_choice('flow', flow, tuple(FLOW_SIZES))
         check_choice('prune_flow', prune_flow, (True, False))
+        check_choice('flow_levels', flow_levels, tuple(range(1, LEVELS + 1)))
+        check_choice('flow_scale', flow_scale, (1, 2, 4))
         check_least(1, num_feat=num_feat, num_block=num_block, tail_feat=tail_feat)
         size = FLOW_SIZES[flow]
         if prune_flow and not size:
@@ -199,17 +207,25 @@ class PrunableBasicVSR(PrunableNetwork):
         known = _read_flow_network(size, spynet_path) if size and spynet_path else None
         if known is not None and known.spec.widths:
             prune_flow = True
-            widths = {**{f'spynet.{name}': width for name, width in known.spec.widths.items()}, **(widths or {})}
+            running = spynet_arch.full_widths({'size': size, 'levels': flow_levels})
+            widths = {**{f'spynet.{name}': width for name, width in known.spec.widths.items() if name in running},
+                      **(widths or {})}
         args: dict[str, Any] = dict(num_feat=num_feat, num_block=num_block, tail_feat=tail_feat, scale=scale,
-                                    bidirectional=bidirectional, act=act, flow=flow, prune_flow=prune_flow)
+                                    bidirectional=bidirectional, act=act, flow=flow)
+        # arguments that came later are named where they say something
+        args |= {key: value for key, value, usual in (('prune_flow', prune_flow, False), ('flow_levels', flow_levels,
+                 LEVELS), ('flow_scale', flow_scale, 1)) if value != usual}
         gates = gates or ('scale' if gated else '')
         super().__init__(args, gates, widths, index)
 
         w = {**full_widths(args), **self.spec.widths}
         self.spynet = AnySizeSpyNet(size, spynet_arch.hidden_widths(_spynet_args(args), spynet_widths(w))
-                                    if prune_flow else None, gates if prune_flow else '') if size else None
+                                    if prune_flow or flow_levels < LEVELS else None,
+                                    gates if prune_flow else '') if size else None
         if self.spynet is not None and known is not None:
-            self.spynet.load_state_dict({**self.spynet.state_dict(), **known.state_dict()})  # gates are set below
+            own = self.spynet.state_dict()  # has gates, which are set below, and lacks levels that do not run
+            self.spynet.load_state_dict({**own, **{key: tensor for key, tensor in known.state_dict().items()
+                                                   if key in own}})
         for trunk in trunk_names(args):
             self.add_module(trunk, Trunk(trunk, num_feat, num_block, _activation(act), w, self.spec.index, gates))
         if bidirectional:
@@ -223,6 +239,7 @@ class PrunableBasicVSR(PrunableNetwork):
         self.pixel_shuffle = nn.PixelShuffle(2)
         self.act = _activation(act)
         self.num_feat, self.scale, self.bidirectional = num_feat, scale, bidirectional
+        self.flow_scale = flow_scale
         self._initialise()
 
     def _initialise(self) -> None:
@@ -363,7 +380,18 @@ class PrunableBasicVSR(PrunableNetwork):
             weight = next(self.spynet.parameters())
             ref, other = ref.to(weight), other.to(weight)
             size = len(ref) if torch.is_grad_enabled() else FLOW_CHUNK
-            return torch.cat([self.spynet(a, b) for a, b in zip(ref.split(size), other.split(size))])
+            return torch.cat([self._flow(a, b) for a, b in zip(ref.split(size), other.split(size))])
+
+    def _flow(self, ref: Tensor, other: Tensor) -> Tensor:
+        assert self.spynet is not None
+        if self.flow_scale == 1:
+            return self.spynet(ref, other)
+        h, w = ref.shape[-2:]
+        small = -(-h // self.flow_scale), -(-w // self.flow_scale)
+        flow = self.spynet(*(F.interpolate(frame, small, mode='bilinear', align_corners=False)
+                             for frame in (ref, other)))
+        flow = F.interpolate(flow, (h, w), mode='bilinear', align_corners=False)
+        return torch.stack((flow[:, 0] * (w / small[1]), flow[:, 1] * (h / small[0])), dim=1)
 
     def _walk(self, x: Tensor, flows: Tensor | None, reverse: bool = False, in_place: bool = False
               ) -> Iterator[Tensor]:

@@ -23,7 +23,7 @@ class BicubicUpsampler(nn.Module):
 
     task = 'clip'
     flow_network = None
-    pruning_args = ()
+    pruning_args = run_args = ()
     groups: list[Group] = []
     cost_table: list[Layer] = []
 

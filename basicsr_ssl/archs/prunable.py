@@ -37,6 +37,8 @@ class PrunableNetwork(nn.Module, ABC):
     task: ClassVar[str]
     #: arguments that say what may be removed: of a dense network they may be changed
     pruning_args: ClassVar[tuple[str, ...]] = ()
+    #: arguments that say how weights are used, not which there are: of any network they may be changed
+    run_args: ClassVar[tuple[str, ...]] = ()
     #: of an arch that can be made smaller as a whole: ``body_table(args) -> Body``, see ``pruning/body.py``; it
     #: has ``resized(args, size) -> args`` of a smaller one, and ``unit_table(args)``, the groups of all widths
     body_table: ClassVar[Any] = None

@@ -18,27 +18,32 @@ from basicsr_ssl.pruning.groups import Group, Slice
 from basicsr_ssl.pruning.spec import Spec
 
 
+def _levels(args: Mapping[str, Any]) -> range:
+    """The levels that run, the finest ones: all, unless ``args`` say how many."""
+    return range(LEVELS - args.get('levels', LEVELS), LEVELS)
+
+
 def _convolution(level: int, i: int) -> str:
     return f'basic_module.{level}.basic_module.{2 * i}'
 
 
 def full_widths(args: Mapping[str, Any]) -> dict[str, int]:
     """Group name to number of units of the dense network: the filters of all convolutions whose output is no flow."""
-    return {_convolution(level, i): width for level in range(LEVELS)
+    return {_convolution(level, i): width for level in _levels(args)
             for i, width in enumerate(SIZES[args.get('size', 'full')].hidden)}
 
 
 def hidden_widths(args: Mapping[str, Any], widths: Mapping[str, int]) -> list[tuple[int, ...]]:
-    """Channels between the convolutions of each level (groups not named are full)."""
+    """Channels between the convolutions of each level that runs (groups not named are full)."""
     every = {**full_widths(args), **widths}
-    return [tuple(every[_convolution(level, i)] for i in range(4)) for level in range(LEVELS)]
+    return [tuple(every[_convolution(level, i)] for i in range(4)) for level in _levels(args)]
 
 
 def group_table(spec: Spec) -> list[Group]:
     """All groups of the network that ``spec`` describes, in the order of the forward pass."""
     widths = {**full_widths(spec.args), **spec.widths}
     groups = []
-    for level in range(LEVELS):
+    for level in _levels(spec.args):
         for i in range(4):
             name, follower = _convolution(level, i), _convolution(level, i + 1)
             gate = f'{name}.gate'
@@ -52,7 +57,7 @@ def layer_table(args: Mapping[str, Any], widths: Mapping[str, int]) -> list[Conv
     """All layers of the network with these widths (groups not named are full)."""
     kernel = SIZES[args.get('size', 'full')].kernel
     return [Conv(_convolution(level, i), cin, cout, kernel, area=4.0**(level - LEVELS + 1), multiple=32, flow=True)
-            for level, hidden in enumerate(hidden_widths(args, widths))
+            for level, hidden in zip(_levels(args), hidden_widths(args, widths))
             for i, (cin, cout) in enumerate(through_level(hidden))]
 
 
@@ -77,7 +82,7 @@ class StandaloneSpyNet(AnySizeSpyNet):
 
     task = 'flow'
     flow_network = None
-    pruning_args = ()
+    pruning_args = run_args = ()
     full_widths = staticmethod(full_widths)
     group_table = staticmethod(group_table)
     layer_table = staticmethod(layer_table)

@@ -66,7 +66,8 @@ class Form(nn.Module):
         self.net, self.size, self.frames = net, size, frames
         self.dtype = torch.float32  # that the network computes in
         self.task, self.scale = task_of(net), getattr(net, 'scale', 1)
-        self.multiple = 1 if net.flow_network is None and self.task != 'flow' else MULTIPLE
+        self.multiple = MULTIPLE if self.task == 'flow' else 1 if net.flow_network is None else \
+            MULTIPLE * net.flow_scale
         self.inputs: dict[str, TensorInfo] = {}
         self.outputs: dict[str, TensorInfo] = {}
         self.state: dict[str, str] = {}

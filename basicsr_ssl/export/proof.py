@@ -75,7 +75,7 @@ def prove(form: WholeForm, exported: Exported, dynamic: bool, folder: str | None
     noise = torch.Generator().manual_seed(0)
     clips = {'random': torch.rand(count, 3, *form.size, generator=noise), 'real': real_clip(folder, form.size, count)}
     if dynamic:
-        h, w = (side + MULTIPLE for side in form.size)
+        h, w = (side + max(MULTIPLE, form.multiple) for side in form.size)
         clips[f'random {h}x{w}'] = torch.rand(count, 3, h, w, generator=noise)
     return {name: compare(form, exported.call, clip) for name, clip in clips.items()}
 

@@ -11,6 +11,7 @@ import torch
 from basicsr.utils import get_root_logger
 from basicsr.utils.registry import ARCH_REGISTRY, DATASET_REGISTRY
 
+from basicsr_ssl.api import with_args
 from basicsr_ssl.checkpoints.store import BICUBIC, build_network, load_network
 from basicsr_ssl.data.options import BASICSR_OPTIONS
 
@@ -72,16 +73,30 @@ def _input_network(opt: Mapping[str, Any]) -> Any:
     net = read_network(opt, 'pretrain_network_g')
     if fresh is None:
         return net
-    own, given = fresh.spec.args, net.spec.args
-    if net.spec.form == 'dense' and net.spec.arch == fresh.spec.arch:
-        given = {**given, **{key: own[key] for key in net.pruning_args}}
+    own, given = dict(fresh.spec.args), net.spec.args
+    if net.spec.arch == fresh.spec.arch:
+        # what network_g says of them counts, what it does not say stays as it is in the file
+        said = [key for key in net.run_args if key in network]
+        said += net.pruning_args if net.spec.form == 'dense' else ()
+        given = {**{key: value for key, value in given.items() if key not in said},
+                 **{key: own[key] for key in said if key in own}}
+        for key in {*net.run_args, *net.pruning_args} - set(network or ()):
+            own.pop(key, None)
+            own |= {key: given[key]} if key in given else {}
     different = [f'{key}: {given.get(key)!r} in the file, {own.get(key)!r} in network_g'
                  for key in {**own, **given} if own.get(key) != given.get(key)]
     if net.spec.arch != fresh.spec.arch or different:
         raise ValueError(f'path: pretrain_network_g: {path} holds another network than network_g describes '
                          f'({"; ".join(different) or net.spec.arch}). Correct network_g, or leave it out: the file '
                          'says what it is')
-    return net if given == net.spec.args else build_network(replace(net.spec, args=given), net.state_dict())
+    if given == net.spec.args:
+        return net
+    try:
+        changed: Any = with_args(net, given)
+    except ValueError as error:
+        raise ValueError(f'network_g: {path} cannot be used so: {error}') from error
+    changed.provenance = getattr(net, 'provenance', {})
+    return changed
 
 
 def reinitialised(net: Any) -> Any:

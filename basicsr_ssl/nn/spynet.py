@@ -38,6 +38,7 @@ class AnySizeSpyNet(SpyNet):
     Args:
         size: see ``SIZES``.
         hidden: channels between the convolutions of each level, from coarse to fine, where they are other than those.
+            With fewer than six levels the coarsest ones are left out: the flow there is zero.
         gates: of the convolutions whose filters are units, see ``nn.gated``; may be empty.
     """
 
@@ -48,7 +49,10 @@ class AnySizeSpyNet(SpyNet):
         super().__init__()
         if size != 'full' or hidden is not None or gates:
             levels = [SIZES[size].hidden] * LEVELS if hidden is None else hidden
-            self.basic_module = nn.ModuleList(_Level(level, SIZES[size].kernel, gates) for level in levels)
+            # those left out keep their places, so that the others keep their names
+            self.basic_module = nn.ModuleList([*(nn.Identity() for _ in range(LEVELS - len(levels))), *(
+                _Level(level, SIZES[size].kernel, gates) for level in levels)])
+        self.levels = LEVELS if hidden is None else len(hidden)
         self.size: SpyNetSize = size
 
     def process(self, ref: Tensor, supp: Tensor) -> Tensor:
@@ -62,12 +66,12 @@ class AnySizeSpyNet(SpyNet):
             ref, supp: (b, 3, h, w), sides multiples of 32.
         """
         frames = [torch.cat((self.preprocess(ref), self.preprocess(supp)))]
-        for _ in range(LEVELS - 1):
+        for _ in range(self.levels - 1):
             frames.append(F.avg_pool2d(frames[-1], 2))
         flows = []
         flow = ref.new_zeros(len(ref), 2, *frames[-1].shape[-2:])
-        for level, both in enumerate(reversed(frames)):
-            if level > 0:
+        for level, both in enumerate(reversed(frames), LEVELS - self.levels):
+            if flows:
                 flow = 2 * F.interpolate(flow, scale_factor=2, mode='bilinear', align_corners=True)
             one, other = both.chunk(2)
             warped = flow_warp(other, flow.permute(0, 2, 3, 1), padding_mode='border')

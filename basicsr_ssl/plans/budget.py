@@ -161,8 +161,11 @@ class LatencyModel:
     def _layer_part(self, layer: Layer, names: tuple[str, ...]) -> Callable[[Mapping[str, int]], float]:
         known: dict[tuple[int, ...], Layer] = {}
         side = layer.area**0.5
-        h, w = cropped((round(self.lr_size[0] * side), round(self.lr_size[1] * side)))
-        share = layer.times * layer.area * self.lr_size[0] * self.lr_size[1] / (h * w)
+        whole = [-(-side // layer.multiple) * layer.multiple for side in self.lr_size]
+        h, w = cropped((round(whole[0] * side), round(whole[1] * side)))
+        # the clip that is measured has one pair of frames less than frames
+        times = layer.times * ((NUM_FRAME - 1) / NUM_FRAME if layer.flow and self.net.task == 'clip' else 1)
+        share = times * layer.area * whole[0] * whole[1] / (h * w)
 
         def milliseconds(widths: Mapping[str, int]) -> float:
             key = tuple(widths[name] for name in names)
