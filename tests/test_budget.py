@@ -65,7 +65,8 @@ def clock(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, float]:
     """Instead of the clock: ``layer`` times what layers multiply and ``other`` times what else is made."""
     told = {'layer': 1e-3, 'other': 0.0, 'power': 1, 'vector': 4, 'calls': 0}
 
-    def least(runs: Mapping[Hashable, Callable[[], object]], device: torch.device) -> dict[Any, float]:
+    def least(runs: Mapping[Hashable, Callable[[], object]], device: torch.device, repeats: int = 5
+              ) -> dict[Any, float]:
         ms = {}
         for label, run in runs.items():
             with Work(int(told['vector'])) as work:

@@ -36,6 +36,8 @@ CLOSE = 0.02
 #: Networks that are chosen and measured at most.
 ROUNDS = 4
 NUM_FRAME = 3
+#: Runs of whole networks, of which the least counts: of few, what a busy machine adds is more than ``CLOSE``.
+REPEATS = 15
 
 
 class LatencyModel:
@@ -98,7 +100,7 @@ class LatencyModel:
         clip = random_clip(self.lr_size, NUM_FRAME, self.device).to(self.dtype)
         with num_threads(self.threads), torch.no_grad():
             ms = least_ms({name: lambda module=module: run_clip(module, clip)
-                           for name, module in (('whole', self.fast), ('other', fast))}, self.device)
+                           for name, module in (('whole', self.fast), ('other', fast))}, self.device, REPEATS)
         return ms['whole'] / NUM_FRAME, ms['other'] / NUM_FRAME
 
     def cut(self, kept: Mapping[str, list[int]]) -> nn.Module:
