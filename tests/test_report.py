@@ -184,7 +184,7 @@ def flops(net: nn.Module, x: Tensor) -> int:
     return counter.get_total_flops()
 
 
-@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize('variant', [name for name, args in VARIANTS.items() if 'flow' not in args])
 @pytest.mark.parametrize('compact', [False, True], ids=['dense', 'compact'])
 def test_macs_are_half_the_counted_flops(variant: str, compact: bool) -> None:
     net: nn.Module = tiny_net(**VARIANTS[variant])

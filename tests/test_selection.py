@@ -170,11 +170,12 @@ def test_networks_meet_their_budget_and_one_unit_more_would_not(args: dict[str, 
     def price(kept: dict[str, list[int]]) -> int:
         small = cut_network(net, kept)
         if budget == 'macs':
-            return count_macs(small, (20, 30), flow=False)
+            return count_macs(small, (20, 30), flow='flow' in args)
         return sum(p.numel() for p in small.parameters())
 
     target = 0.4 * price({})
-    kept = choose_units(net, PruningOptions.of(ratio=0.6, budget=budget, score='l1', relative=False, lr_size=(20, 30)))
+    kept = choose_units(net, PruningOptions.of(ratio=0.6, budget=budget, score='l1', relative=False, lr_size=(20, 30),
+                                               flow='flow' in args))
     assert price(kept) <= target
     scores = score_units(net.state_dict(), net.groups, 'l1')
     _, name, unit = max((float(scores[name][u]), name, u) for name, units in kept.items()

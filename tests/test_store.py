@@ -154,7 +154,7 @@ def test_param_key_chooses(basicsr_net: BasicVSR, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize('args', [*VARIANTS.values(), {'flow': 'spynet'}], ids=[*VARIANTS, 'spynet'])
 def test_a_state_dict_tells_its_arguments(args: dict[str, Any], tmp_path: Path) -> None:
-    net = tiny_net(**args)
+    net = tiny_net(**{**args, 'prune_flow': False})  # what may be pruned leaves no trace
     torch.save({'params': net.state_dict()}, tmp_path / 'net.pth')
     again: Any = load_network(tmp_path / 'net.pth', assume=net.spec.args)
     assert again.spec == net.spec
