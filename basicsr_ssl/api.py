@@ -109,8 +109,7 @@ def choose_units(net: nn.Module, options: PruningOptions) -> dict[str, list[int]
         return None if options.budget == 'units' else price
 
     scores = score_units(net.state_dict(), groups, options.score, options.seed, options.relative, spec.gates)
-    least = {group.name: options.flow_min_keep if group.flow and options.flow_min_keep else options.min_keep
-             for group in groups}
+    least = {group.name: options.least(group.flow) for group in groups}
 
     def select(scores: dict[str, torch.Tensor], share: float, **how: Any) -> dict[str, list[int]]:
         return select_units(scores, share, round_to=options.multiple,

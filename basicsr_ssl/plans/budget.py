@@ -201,8 +201,7 @@ class LatencyModel:
 def _narrowest(group: Group, options: PruningOptions) -> int:
     if group.flow and not options.flow:
         return group.size
-    least = options.flow_min_keep if group.flow and options.flow_min_keep else options.min_keep
-    return min(group.size, -(-least // options.multiple) * options.multiple)
+    return min(group.size, -(-options.least(group.flow) // options.multiple) * options.multiple)
 
 
 def _update_(block: Any, x: torch.Tensor) -> torch.Tensor:

@@ -114,6 +114,10 @@ class PruningOptions(BaseModel):
         """Widths become multiples of this. Latencies of all widths would take too long to measure."""
         return 8 if self.budget == 'latency' and self.round_to == 1 else self.round_to
 
+    def least(self, flow: bool) -> int:
+        """Units that a group keeps at least, of the flow network or another."""
+        return self.flow_min_keep if flow and self.flow_min_keep else self.min_keep
+
     @classmethod
     def of(cls, **settings: Any) -> PruningOptions:
         """The settings by keyword. Raises ValueError, with a line for each wrong one."""
