@@ -3,15 +3,16 @@
     python benchmarks/latency.py                          # BasicVSR of full size, random weights
     python benchmarks/latency.py dense.safetensors compact.safetensors
     python benchmarks/latency.py --lr-size 180 320 --device cuda
-    taskset -c 0 python benchmarks/latency.py --threads 1 --blocks 30 --lr-size 144 180
+    python benchmarks/latency.py --threads 1 2 --lr-size 144 180 --flow
     taskset -c 0 python benchmarks/latency.py --threads 1 --blocks 5 --unidirectional --budgets 0.3 0.5 0.6 0.7
 
 Three columns of milliseconds per frame: of the forward pass of training, which with RSC is the published one (channels
 gathered, two convolutions, ``index_add`` out of place); of inference as it is; and as ``optimize_network`` plans it.
 "cut" is how many times fewer MACs, "realised" how many times faster, against the first network as planned; where both
-agree, the cut shows on the clock. With ``--budgets``, networks pruned to a budget of latency instead: how much
-of it was to be removed, and how much a measurement afterwards finds removed. Absolute times depend on the machine;
-ratios of one run compare.
+agree, the cut shows on the clock. "rival" is how many times faster, as planned, than the published way of running a
+pruned network: uneven widths, the forward pass of training, with ``--flow`` beside a SpyNet of full size. With
+``--budgets``, networks pruned to a budget of latency instead: how much of it was to be removed, and how much a
+measurement afterwards finds removed. Absolute times depend on the machine; ratios of one run compare.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from basicsr_ssl.pruning.options import PruningOptions
 from basicsr_ssl.report.tables import Column, format_table, human
 
 RATIO = 0.7276  # SSL's: 337.8 G to 92 G multiply-accumulates
+RIVAL = 'free, round_to 1'  # as it is published
 FORMS = {'training': 'published RSC forward', 'as it is': 'inference', 'planned': 'optimize_network'}
 
 
@@ -41,23 +43,25 @@ def main() -> None:
     parser.add_argument('--lr-size', nargs=2, type=int, default=[90, 160], metavar=('H', 'W'))
     parser.add_argument('--frames', type=int, default=3)
     parser.add_argument('--repeats', type=int, default=5, help='of which the least counts')
-    parser.add_argument('--threads', type=int, help='of the CPU')
+    parser.add_argument('--threads', type=int, nargs='+', default=[None], help='of the CPU; a table for each')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--blocks', type=int, default=30, help='of each trunk, of the networks with random weights')
     parser.add_argument('--unidirectional', action='store_true', help='these networks')
-    parser.add_argument('--flow', action='store_true', help='these networks with SPyNet')
+    parser.add_argument('--flow', action='store_true', help="these networks with SpyNet, beside BasicSR's own class")
     parser.add_argument('--budgets', nargs='+', type=float, metavar='RATIO',
                         help='shares of the milliseconds to be removed from the first network')
     args = parser.parse_args()
     lr_size = (args.lr_size[0], args.lr_size[1])
-    with num_threads(args.threads), torch.no_grad():
-        if args.budgets:
-            print(budgets(next(iter(_read(args.files).values())) if args.files else _dense(args), args.budgets,
-                          lr_size=[*lr_size], device=args.device, threads=args.threads))
-            return
-        nets = _read(args.files) if args.files else _make(args)
-        print(compare({name: net.to(args.device).eval() for name, net in nets.items()}, lr_size, args.frames,
-                      args.repeats))
+    for threads in args.threads:
+        with num_threads(threads), torch.no_grad():
+            print(f'{lr_size[0]}x{lr_size[1]} LR, {torch.get_num_threads()} thread(s), {args.device}\n')
+            if args.budgets:
+                print(budgets(next(iter(_read(args.files).values())) if args.files else _dense(args), args.budgets,
+                              lr_size=[*lr_size], device=args.device, threads=threads))
+            else:
+                nets = _read(args.files) if args.files else _make(args, threads)
+                print(compare({name: net.to(args.device).eval() for name, net in nets.items()}, lr_size, args.frames,
+                              args.repeats))
 
 
 def _read(files: list[str]) -> dict[str, nn.Module]:
@@ -70,16 +74,29 @@ def _dense(args: argparse.Namespace) -> nn.Module:
                             flow='spynet' if args.flow else 'none')
 
 
-def _make(args: argparse.Namespace) -> dict[str, nn.Module]:
+def _make(args: argparse.Namespace, threads: int | None) -> dict[str, nn.Module]:
     dense = _dense(args)
-    pruned = partial(prune_network, dense, RATIO, budget='macs', score='l1')
-    nets = {'dense': dense, **{f'{layout}, round_to {round_to}': pruned(layout=layout, round_to=round_to)
+    pruned = partial(prune_network, dense, RATIO, score='l1')
+    clock = {'budget': 'latency', 'lr_size': args.lr_size, 'device': args.device, 'threads': threads}
+    nets = {'dense': dense, **{f'{layout}, round_to {round_to}': pruned(budget='macs', layout=layout, round_to=round_to)
                                for layout in ('free', 'runs') for round_to in (1, 8, 16)}}
-    if args.flow:
-        both: Any = pruned(layout='runs', round_to=8, flow=True, flow_ratio=RATIO)
+    if not args.flow:
+        nets['runs, widths by latency'] = pruned(layout='runs', **clock)
+    else:
+        both: Any = pruned(budget='macs', layout='runs', round_to=8, flow=True, flow_ratio=RATIO)
         nets |= {'runs, round_to 8, SpyNet too': both,
-                 'the same, flow_scale 2': with_args(both, {**both.spec.args, 'flow_scale': 2})}
+                 'the same, flow_scale 2': with_args(both, {**both.spec.args, 'flow_scale': 2}),
+                 'runs, widths by latency, SpyNet too': pruned(layout='runs', flow=True, **clock)}
+        if not args.unidirectional:
+            nets["BasicSR's class"] = _of_basicsr(dense, args.blocks)
     return nets
+
+
+def _of_basicsr(dense: nn.Module, blocks: int) -> nn.Module:
+    from basicsr.archs.basicvsr_arch import BasicVSR
+    net = BasicVSR(num_feat=64, num_block=blocks)
+    net.load_state_dict(dense.state_dict())
+    return net
 
 
 def compare(nets: dict[str, nn.Module], lr_size: tuple[int, int], frames: int, repeats: int) -> str:
@@ -87,23 +104,30 @@ def compare(nets: dict[str, nn.Module], lr_size: tuple[int, int], frames: int, r
     clip = random_clip(lr_size, frames, device)
     runs: dict[tuple[str, str], Any] = {}
     for name, net in nets.items():
-        planned = optimize_network(net, lr_size)
-        runs |= {(name, 'training'): partial(net, clip), (name, 'as it is'): partial(run_clip, net, clip),
-                 (name, 'planned'): partial(run_clip, planned, clip)}
+        runs[name, 'training'] = partial(net, clip)
+        if isinstance(net, PrunableBasicVSR):  # of BasicSR's there is one form
+            planned = optimize_network(net, lr_size)
+            runs |= {(name, 'as it is'): partial(run_clip, net, clip),
+                     (name, 'planned'): partial(run_clip, planned, clip)}
     ms = {key: 1000 * min(seconds) / frames
           for key, seconds in time_in_turn(runs, repeats, 1, device, work_clock(device)).items()}
     first = next(iter(nets))
     rows = []
     for name, net in nets.items():
-        cut = count_macs(nets[first], lr_size) / count_macs(net, lr_size)
-        realised = ms[first, 'planned'] / ms[name, 'planned']
-        rows.append({'network': name, 'macs': count_macs(net, lr_size), 'cut': cut, 'realised': realised,
-                     'share': realised / cut, **{form: ms[name, form] for form in FORMS}})
+        row: dict[str, Any] = {'network': name, **{form: ms.get((name, form)) for form in FORMS}}
+        if isinstance(net, PrunableBasicVSR):
+            row['macs'] = count_macs(net, lr_size)
+            row['cut'] = count_macs(nets[first], lr_size) / row['macs']
+            row['realised'] = ms[first, 'planned'] / ms[name, 'planned']
+            row['share'] = row['realised'] / row['cut']
+            if RIVAL in nets:
+                row['rival'] = ms[RIVAL, 'training'] / ms[name, 'planned']
+        rows.append(row)
     columns: list[Column] = [('network', 'network', 's'), ('macs', 'MACs', human),
                              *((form, f'ms, {title}', '.0f') for form, title in FORMS.items()),
-                             ('cut', 'cut', '.2f'), ('realised', 'realised', '.2f'), ('share', 'realised/cut', '.2f')]
-    return (f'{lr_size[0]}x{lr_size[1]} LR, {torch.get_num_threads()} thread(s), {device}\n\n'
-            + format_table(rows, columns))
+                             ('cut', 'cut', '.2f'), ('realised', 'realised', '.2f'), ('share', 'realised/cut', '.2f'),
+                             *([('rival', 'rival', '.2f')] if RIVAL in nets else [])]
+    return format_table(rows, columns)
 
 
 def budgets(net: nn.Module, ratios: list[float], **where: Any) -> str:
@@ -115,10 +139,9 @@ def budgets(net: nn.Module, ratios: list[float], **where: Any) -> str:
         ms = latency_figures(net, pruned, PruningOptions.of(**settings))
         rows.append({'ratio': ratio, **ms, 'removed': 1 - ms['after'] / ms['before'],
                      'macs': 1 - count_macs(pruned, lr_size) / count_macs(net, lr_size)})
-    return (f'{lr_size[0]}x{lr_size[1]} LR, {torch.get_num_threads()} thread(s), {where["device"]}\n\n'
-            + format_table(rows, [('ratio', 'to be removed', '.1%'), ('removed', 'ms removed', '.1%'),
-                                  ('before', 'ms before', '.1f'), ('after', 'ms after', '.1f'),
-                                  ('predicted', 'ms predicted by parts', '.1f'), ('macs', 'MACs removed', '.1%')]))
+    return format_table(rows, [('ratio', 'to be removed', '.1%'), ('removed', 'ms removed', '.1%'),
+                               ('before', 'ms before', '.1f'), ('after', 'ms after', '.1f'),
+                               ('predicted', 'ms predicted by parts', '.1f'), ('macs', 'MACs removed', '.1%')])
 
 
 if __name__ == '__main__':
