@@ -104,9 +104,14 @@ def _parser() -> argparse.ArgumentParser:
 
     table = add('table', _table, "the paper's table, methods as rows and benchmarks as columns")
     table.add_argument('results', nargs='+', metavar='results.json', help='written by `basicsr-ssl test`')
-    table.add_argument('--format', choices=('markdown', 'csv', 'latex'), default='markdown')
+    table.add_argument('--format', choices=('markdown', 'csv', 'latex', 'html'), default='markdown')
     table.add_argument('--published', action='store_true', help='with the published rows')
     table.add_argument('--plot', metavar='FILE.png', help='also draw PSNR against MACs and milliseconds')
+
+    report = add('report', _report, 'one HTML file of tests, recipes and trainings: tables, charts, pictures, curves')
+    report.add_argument('folders', nargs='+', metavar='PATH', help='folders of results/ and experiments/')
+    report.add_argument('--output', default='report.html', metavar='FILE.html', help='(default: report.html)')
+    report.add_argument('--published', action='store_true', help='with the published rows')
 
     info = add('info', _info, 'what a network file is, also an exported one, or one of another project')
     info.add_argument('files', nargs='+', metavar='FILE', help='network files, or zoo://NAME')
@@ -240,6 +245,13 @@ def _table(args: argparse.Namespace) -> int:
     print(benchmarks.paper_table(args.results, args.format, args.published))
     if args.plot:
         benchmarks.plot_results(args.results, args.plot, args.published)
+    return 0
+
+
+def _report(args: argparse.Namespace) -> int:
+    from basicsr_ssl.report import page
+    page.write_page(args.folders, args.output, args.published)
+    print(f'Wrote {args.output}')
     return 0
 
 

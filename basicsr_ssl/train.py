@@ -23,6 +23,7 @@ from basicsr_ssl import config
 from basicsr_ssl.checkpoints.store import BICUBIC, read_metadata
 from basicsr_ssl.data.loader import train_loader
 from basicsr_ssl.files import file_sha256
+from basicsr_ssl.history import History
 from basicsr_ssl.models.training_state import read_state, state_file, state_iterations
 from basicsr_ssl.runtime import (
     Interrupted,
@@ -114,12 +115,16 @@ def _run(opt: Mapping[str, Any], run: Run, state: Mapping[str, Any] | None, logg
     val_sets = [(build_dataset(dataset), dataset['name']) for phase, dataset in opt['datasets'].items()
                 if val and phase.split('_')[0] == 'val']
 
+    history = History(run.folder, start) if processes.is_first else None
+
     def validate(current_iter: int) -> None:
         for dataset, name in val_sets:
             stage.validation(dataset, name, current_iter, tb_logger)
+        if history is not None and val_sets:
+            history.add(current_iter, metrics=stage.metrics)
 
     if total:
-        _iterate(opt, run, stage, start, tb_logger, validate)
+        _iterate(opt, run, stage, start, tb_logger, history, validate)
     elif tb_logger is not None:
         stage.write_summaries(tb_logger, 0)
     validate(total)
@@ -152,7 +157,7 @@ def _resume(stage: Any, state: Mapping[str, Any], total: int, run: Run) -> int:
     return start
 
 
-def _iterate(opt: Mapping[str, Any], run: Run, stage: Any, start: int, tb_logger: Any,
+def _iterate(opt: Mapping[str, Any], run: Run, stage: Any, start: int, tb_logger: Any, history: History | None,
              validate: Callable[[int], None]) -> None:
     """The loop: iterations ``start + 1`` to the last, with what happens every so many of them."""
     train, log, val, processes = opt['train'], opt['logger'], opt.get('val') or {}, run.processes
@@ -174,6 +179,8 @@ def _iterate(opt: Mapping[str, Any], run: Run, stage: Any, start: int, tb_logger
         with only_in_file(on_terminal):
             write_line({'epoch': 0, 'iter': current_iter, 'lrs': list(rates.values()),
                         'time': step_timer.get_avg_time(), 'data_time': data_timer.get_avg_time(), **figures})
+        if history is not None:
+            history.add(current_iter, losses=figures, rates=rates, **stage.remembered())
         if tb_logger is not None:
             for group, rate in rates.items():
                 tb_logger.add_scalar(f'lr/{group}', rate, current_iter)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from basicsr.utils.registry import ARCH_REGISTRY
-from torch import Tensor
+from torch import Tensor, nn
 
 from basicsr_ssl.archs.prunable import PrunableNetwork, checked_spec
 from basicsr_ssl.nn.spynet import LEVELS, SIZES, AnySizeSpyNet, SpyNetSize, through_level
@@ -67,22 +67,25 @@ class StandaloneSpyNet(AnySizeSpyNet):
 
     It is given to a BasicVSR as ``network_g: spynet_path``; ``forward(ref, supp)`` gives the flow (b, 2, h, w) that
     aligns ``supp`` to ``ref``, both (b, 3, h, w) in [0, 1], RGB. In training mode it gives the flows of all levels,
-    (b, 6, 2, h, w) from coarse to fine, brought to full size and in its pixels, for a loss on each of them; the sides
-    must be multiples of 32 then.
+    (b, 6, 2, h, w) from coarse to fine, brought to full size and in its pixels, for a loss on each of them, which
+    teaches that level alone; the sides must be multiples of 32 then.
 
     Args:
         size: ``'full'``, or ``'small'``: see ``nn.spynet.SIZES``.
+        shared: all levels have the same weights, as at the start of training, when what one of them learns serves all.
+            The file has them six times, so that it is one of a network whose levels go their own ways, too.
         gates: kind of the gates of the prunable convolutions, see ``pruning/gates.py``; empty: none.
         widths: units kept by group name; groups not named are full.
 
     Raises:
-        ValueError: another size, a group that does not exist, a width that does not fit; in training mode, frames whose
-            sides are no multiples of 32.
+        ValueError: another size, a group that does not exist, a width that does not fit, gates or widths of levels
+            that share their weights; in training mode, frames whose sides are no multiples of 32.
     """
 
     task = 'flow'
     flow_network = None
-    pruning_args = run_args = ()
+    pruning_args = ()
+    run_args = ('shared',)
     full_widths = staticmethod(full_widths)
     group_table = staticmethod(group_table)
     layer_table = staticmethod(layer_table)
@@ -90,11 +93,17 @@ class StandaloneSpyNet(AnySizeSpyNet):
     stream_table = staticmethod(PrunableNetwork.stream_table)
     groups, cost_table = PrunableNetwork.groups, PrunableNetwork.cost_table
 
-    def __init__(self, size: SpyNetSize = 'full', gates: Gates = '', widths: Mapping[str, int] | None = None) -> None:
+    def __init__(self, size: SpyNetSize = 'full', gates: Gates = '', widths: Mapping[str, int] | None = None,
+                 shared: bool = False) -> None:
         if size not in SIZES:
             raise ValueError(f'size must be {" or ".join(SIZES)}, got {size!r}')
-        spec = checked_spec(type(self), {} if size == 'full' else {'size': size}, gates, widths)
+        args = {**({} if size == 'full' else {'size': size}), **({'shared': True} if shared else {})}
+        spec = checked_spec(type(self), args, gates, widths)
+        if shared and (gates or spec.widths):
+            raise ValueError('shared: levels that share their weights are not pruned: leave shared out')
         super().__init__(size, hidden_widths(spec.args, spec.widths) if spec.widths else None, gates)
+        if shared:
+            self.basic_module = nn.ModuleList([self.basic_module[0]] * LEVELS)
         self.spec = spec
 
     def forward(self, ref: Tensor, supp: Tensor) -> Tensor:
@@ -104,4 +113,4 @@ class StandaloneSpyNet(AnySizeSpyNet):
         if h % 32 or w % 32:
             raise ValueError(f'flow is trained on frames whose sides are multiples of 32, got {h} x {w}')
         return torch.stack([F.interpolate(flow, (h, w), mode='bilinear', align_corners=True) * (h / flow.shape[-2])
-                            for flow in self.pyramid(ref, supp)], dim=1)
+                            for flow in self.pyramid(ref, supp, apart=True)], dim=1)

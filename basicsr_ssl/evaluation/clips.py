@@ -264,7 +264,8 @@ def combine(own: Part, metrics: Sequence[str], count: int, dataset_name: str,
              for clip in sorted(frames)}
     cut = {**segment} if segment and any(n > segment['frames'] for n in lengths.values()) else None
     return Figures({name: _mean([clip[name] for clip in clips.values()]) for name in metrics}, clips,
-                   sum(part.seconds for part in parts) / sum(lengths.values()), cut)
+                   sum(part.seconds for part in parts) / sum(lengths.values()), cut,
+                   {clip: {name: [f[name] for f in frames[clip]] for name in metrics} for clip in sorted(frames)})
 
 
 def _gather(own: Part) -> list[Part]:

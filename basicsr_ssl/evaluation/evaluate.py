@@ -136,7 +136,8 @@ def evaluate(net: Any, test_sets: Sequence[TestSet], val: Mapping[str, Any], run
         yield Result(
             benchmark=options.get('benchmark') or name, degradation=options.get('degradation'), **network,
             protocol=MEASUREMENTS[task_of(net)].protocol(options, val, figures, missing, lr_difference),
-            metrics=figures.metrics, clips=figures.clips, seconds_per_frame=figures.seconds_per_frame,
+            metrics=figures.metrics, clips=figures.clips, frames=figures.frames,
+            seconds_per_frame=figures.seconds_per_frame,
             device=torch.cuda.get_device_name(device) if device.type == 'cuda' else
             f'{device.type}, {platform.machine()}',
             processes=run.processes.world_size, versions=software_versions(),

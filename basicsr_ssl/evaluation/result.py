@@ -9,7 +9,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +33,13 @@ class Figures:
         seconds_per_frame: of inference alone, per frame that the network was given (of flow: per pair), the device's
             work being waited for; the mean over the frames of all processes.
         segment: None, or, if a clip was run in segments, ``{'frames': length, 'overlap': shared frames}``.
+        frames: ``{clip: {metric: [of each frame measured]}}``.
     """
     metrics: dict[str, float]
     clips: Mapping[str, Mapping[str, float]]
     seconds_per_frame: float
     segment: dict[str, int] | None = None
+    frames: Mapping[str, Mapping[str, list[float]]] = field(default_factory=dict)
 
 
 class Result(BaseModel):
@@ -50,7 +52,7 @@ class Result(BaseModel):
         form: dense, gated or compact.
         params, macs: without the flow network; per LR frame of ``lr_size``, (h, w).
         protocol: see ``describe_protocol``.
-        metrics, clips, seconds_per_frame: see ``Figures``.
+        metrics, clips, seconds_per_frame, frames: see ``Figures``.
         time: ISO 8601, UTC.
     """
 
@@ -70,6 +72,7 @@ class Result(BaseModel):
     protocol: dict[str, Any]
     metrics: Mapping[str, float | None]
     clips: Mapping[str, Mapping[str, int | float | None]]
+    frames: Mapping[str, Mapping[str, list[float | None]]] = {}
     seconds_per_frame: float = math.nan
     device: str = 'an unknown device'
     processes: int = 1
@@ -102,6 +105,11 @@ def read_result(path: str | os.PathLike) -> Result:
 def to_json(value: Any) -> str:
     """As the text of a JSON file, with null in place of NaN and infinity, which JSON does not have."""
     return json.dumps(_finite(value), indent=2, allow_nan=False) + '\n'
+
+
+def to_json_line(value: Any) -> str:
+    """The same on one line."""
+    return json.dumps(_finite(value), allow_nan=False) + '\n'
 
 
 def _finite(value: Any) -> Any:

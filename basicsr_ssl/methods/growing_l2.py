@@ -82,14 +82,13 @@ class GrowingL2Method(Method, ABC):
         (gone, stays) = (sums[:, 0] / sums[:, 1].clamp_min(1)).sqrt().tolist()
         return {'penalty': self.factor, 'selected': gone / stays if stays else 0.0}
 
-    def write_summaries(self, tb_logger: Any, iteration: int) -> None:
+    def gate_values(self) -> dict[str, Tensor]:
         if not self.gates:
-            return
+            return {}
         every = torch.cat([gate.detach().flatten() for gate in self.gates.values()])
-        tb_logger.add_histogram('gates/all', every.cpu(), iteration)
-        if self.kept is not None:
-            masks = torch.cat([self.masks[name] for name in self.gates])
-            tb_logger.add_histogram('gates/selected', every[masks].cpu(), iteration)
+        if self.kept is None:
+            return {'all': every}
+        return {'all': every, 'selected': every[torch.cat([self.masks[name] for name in self.gates])]}
 
     def load_state(self, state: dict[str, Any]) -> None:
         if state['kept'] is not None:

@@ -55,8 +55,9 @@ class Method:
         """What the log shows; ``net``: with the weights that would be saved."""
         return {}
 
-    def write_summaries(self, tb_logger: Any, iteration: int) -> None:
-        """TensorBoard entries."""
+    def gate_values(self) -> dict[str, Tensor]:
+        """The gates in one row, ``all`` of them, and as soon as units are chosen those of the ``selected`` that go."""
+        return {}
 
     def state(self) -> dict[str, Any]:
         """What a resume needs: plain containers and tensors."""

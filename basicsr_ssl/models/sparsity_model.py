@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from basicsr.utils.registry import MODEL_REGISTRY
 from torch import Tensor, nn
 
@@ -12,6 +13,8 @@ from basicsr_ssl.api import open_flow
 from basicsr_ssl.methods import METHOD_REGISTRY, Method
 from basicsr_ssl.models.pruning_model import describe_choice
 from basicsr_ssl.models.reconstruction_model import ReconstructionModel
+
+GATE_BINS = 40  # of a histogram
 
 
 @MODEL_REGISTRY.register()
@@ -48,9 +51,18 @@ class SparsityLearningModel(ReconstructionModel):
         return {**super().current_log(), **self.sparsity.figures(self.evaluated_network())}
 
     def write_summaries(self, tb_logger: Any, current_iter: int) -> None:
-        self.sparsity.write_summaries(tb_logger, current_iter)
+        for name, values in self.sparsity.gate_values().items():
+            tb_logger.add_histogram(f'gates/{name}', values.cpu(), current_iter)
         for name, units in (self.sparsity.kept or {}).items():
             tb_logger.add_scalar(f'kept/{name}', len(units), current_iter)
+
+    def remembered(self) -> dict[str, Any]:
+        values = {name: gates.abs().float() for name, gates in self.sparsity.gate_values().items()}
+        if not values:
+            return {}
+        top = float(values['all'].max())
+        return {'gates': {'top': top, **{name: torch.histc(gates, GATE_BINS, 0, top or 1).int().tolist()
+                                         for name, gates in values.items()}}}
 
     def stage_state(self) -> dict[str, Any]:
         return self.sparsity.state()

@@ -66,6 +66,10 @@ class Stage:
     def write_summaries(self, tb_logger: Any, current_iter: int) -> None:
         """Stage-specific TensorBoard entries."""
 
+    def remembered(self) -> dict[str, Any]:
+        """What the history of a training (``history``) says beside losses and learning rates: JSON values."""
+        return {}
+
     # ------------------------------------------------------------- the result
 
     def evaluated_network(self) -> Any:

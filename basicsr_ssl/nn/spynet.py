@@ -59,11 +59,13 @@ class AnySizeSpyNet(SpyNet):
         """Flow (b, 2, h, w) that aligns ``supp`` to ``ref``, both (b, 3, h, w) with sides that are multiples of 32."""
         return self.pyramid(ref, supp)[-1]
 
-    def pyramid(self, ref: Tensor, supp: Tensor) -> list[Tensor]:
+    def pyramid(self, ref: Tensor, supp: Tensor, apart: bool = False) -> list[Tensor]:
         """The flows of all levels, from coarse to fine: (b, 2, h/32, w/32) in pixels of that size, ..., (b, 2, h, w).
 
         Args:
             ref, supp: (b, 3, h, w), sides multiples of 32.
+            apart: without gradients from a level to the coarser ones: each learns what those before it left, as
+                published.
         """
         frames = [torch.cat((self.preprocess(ref), self.preprocess(supp)))]
         for _ in range(self.levels - 1):
@@ -72,7 +74,8 @@ class AnySizeSpyNet(SpyNet):
         flow = ref.new_zeros(len(ref), 2, *frames[-1].shape[-2:])
         for level, both in enumerate(reversed(frames), LEVELS - self.levels):
             if flows:
-                flow = 2 * F.interpolate(flow, scale_factor=2, mode='bilinear', align_corners=True)
+                flow = 2 * F.interpolate(flow.detach() if apart else flow, scale_factor=2, mode='bilinear',
+                                         align_corners=True)
             one, other = both.chunk(2)
             warped = flow_warp(other, flow.permute(0, 2, 3, 1), padding_mode='border')
             flow = flow + self.basic_module[level](torch.cat((one, warped, flow), 1))

@@ -7,6 +7,7 @@ import io
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from html import escape
 from typing import Any, NamedTuple
 
 from basicsr_ssl.data.image_catalog import ALL_BENCHMARKS, IMAGE_BENCHMARKS
@@ -24,7 +25,7 @@ from basicsr_ssl.report.published import (
     Published,
     Test,
 )
-from basicsr_ssl.report.tables import Column, format_table
+from basicsr_ssl.report.tables import Column, format_table, html_table
 
 OWN = 'own test'
 _SCORES = 'PSNR in dB / SSIM'
@@ -82,7 +83,8 @@ def paper_table(paths: Sequence[str | os.PathLike], form: str = 'markdown', publ
 
     Args:
         paths: ``results.json`` files.
-        form: ``'markdown'``, ``'csv'`` (figures unrounded) or ``'latex'`` (a plain tabular, and the notes below it).
+        form: ``'markdown'``, ``'csv'`` (figures unrounded), ``'latex'`` (a plain tabular, and the notes below it) or
+            ``'html'`` (a part of a page).
         published: begin with the published rows, of video, of single images or both as the results are.
 
     Raises:
@@ -348,5 +350,12 @@ def _latex(lines: Sequence[Line], tests: Sequence[Test], notes: Sequence[str]) -
         *(f'\\par $^{{{number}}}$ {escaped(_sentence(note))}' for number, note in enumerate(cited, 1))])
 
 
+def _html(lines: Sequence[Line], tests: Sequence[Test], notes: Sequence[str]) -> str:
+    headers, rows, cited = _texts(lines, tests, lambda number: f' [{number}]')
+    notes = [_SCORES, *notes, *(f'[{number}] {note}' for number, note in enumerate(cited, 1))]
+    return html_table(headers, rows, left=2) + ''.join(f'<p class="note">{escape(_sentence(note))}</p>\n'
+                                                       for note in notes)
+
+
 _WRITERS: dict[str, Callable[[Sequence[Line], Sequence[Test], Sequence[str]], str]] = {
-    'markdown': _markdown, 'csv': _csv, 'latex': _latex}
+    'markdown': _markdown, 'csv': _csv, 'latex': _latex, 'html': _html}

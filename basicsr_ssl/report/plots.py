@@ -258,6 +258,79 @@ def heatmap(path: str | os.PathLike, rows: Sequence[str], columns: Sequence[str]
     _save(figure, path)
 
 
+def curves_chart(path: str | os.PathLike, panels: Mapping[str, Mapping[str, tuple[Sequence[float], Sequence[float]]]],
+                 across: str, up: str, logarithmic: bool = False) -> None:
+    """Draw lines, panels side by side, at most three in a row. A label has the same colour in all panels.
+
+    Args:
+        path: PNG file.
+        panels: by title and label, where the points lie across and up; what is not finite interrupts the line.
+        across, up: names of the axes.
+        logarithmic: the upper axis.
+
+    Raises:
+        ValueError: there is nothing to draw.
+        OSError: the file could not be written.
+    """
+    labels = list(dict.fromkeys(label for lines in panels.values() for label in lines))
+    if not labels:
+        raise ValueError('no lines to draw')
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(0.6 + 4.2 * columns, 0.6 + 3 * rows), dpi=DPI, facecolor='white')
+    figure.set_layout_engine('constrained')
+    FigureCanvasAgg(figure)
+    handles: dict[str, Any] = {}
+    every = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, (title, lines) in zip(every, panels.items()):
+        for label, (x, y) in lines.items():
+            handles[label], = axes.plot(x, y, color=f'C{labels.index(label)}', linewidth=1.2,
+                                        marker='o' if len(x) < 12 else None, markersize=3)
+        if logarithmic:
+            axes.set_yscale('log')
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel(across, fontsize=8)
+        axes.set_ylabel(up, fontsize=8)
+        axes.tick_params(labelsize=7)
+        axes.grid(color='0.9')
+    for axes in every[len(panels):]:
+        axes.set_axis_off()
+    figure.legend(list(handles.values()), list(handles), loc='outside lower center', ncols=min(4, len(handles)),
+                  fontsize=8, frameon=False)
+    _save(figure, path)
+
+
+def gates_chart(path: str | os.PathLike, panels: Mapping[str, Sequence[tuple[int, float, Sequence[int]]]]) -> None:
+    """Draw histograms along time, a column for each, dark where many gates are (by the logarithm of their number).
+
+    Args:
+        path: PNG file.
+        panels: by title, iteration, upper end of the bins, which begin at 0, and counts; not empty.
+
+    Raises:
+        ValueError: there is nothing to draw.
+        OSError: the file could not be written.
+    """
+    if not any(panels.values()):
+        raise ValueError('no histograms to draw')
+    figure = Figure(figsize=(0.6 + 4.2 * len(panels), 3.2), dpi=DPI, facecolor='white')
+    figure.set_layout_engine('constrained')
+    FigureCanvasAgg(figure)
+    most = max(max(counts) for histograms in panels.values() for _, _, counts in histograms)
+    for axes, (title, histograms) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items()):
+        before = 0
+        for iteration, top, counts in histograms:
+            edges = np.linspace(0, top or 1, len(counts) + 1)
+            axes.pcolormesh([before, iteration], edges, np.log1p(np.asarray(counts, float))[:, None], cmap='Blues',
+                            vmin=0, vmax=np.log1p(most))
+            before = iteration
+        axes.set_title(title, fontsize=9)
+        axes.set_xlabel('iteration', fontsize=8)
+        axes.set_ylabel('magnitude', fontsize=8)
+        axes.tick_params(labelsize=7)
+    _save(figure, path)
+
+
 def _fit(text: Text, width: float, canvas: FigureCanvasAgg) -> None:
     """Make a text smaller if it is wider than ``width`` pixels."""
     needed = text.get_window_extent(canvas.get_renderer()).width

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from html import escape
 from numbers import Real
 from typing import Any
 
@@ -41,6 +42,14 @@ def format_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[Column]) -
 
     rule = ['-' * (w - 1) + (':' if r else '-') for w, r in zip(widths, right)]
     return '\n'.join(line(texts) for texts in ([header for _, header, _ in columns], rule, *zip(*cells)))
+
+
+def html_table(headers: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Texts as a table in HTML; the first ``left`` columns are aligned left, the others right."""
+    def line(texts: Sequence[str], kind: str) -> str:
+        return '<tr>' + ''.join(f'<{kind}{"" if i < left else " class=number"}>{escape(text)}</{kind}>'
+                                for i, text in enumerate(texts)) + '</tr>\n'
+    return f'<table>\n{line(headers, "th")}{"".join(line(row, "td") for row in rows)}</table>\n'
 
 
 def _text(value: Any, form: str | Callable[[Any], str]) -> str:
