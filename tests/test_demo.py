@@ -11,20 +11,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from basicsr.data import build_dataset
 from basicsr.metrics.psnr_ssim import calculate_psnr, calculate_ssim
 from basicsr.utils.matlab_functions import imresize
 from PIL import Image
 
-from basicsr_ssl import config
-from basicsr_ssl.checkpoints.store import read_metadata
+from basicsr_ssl import config, zoo
+from basicsr_ssl.checkpoints.store import load_network, read_metadata
 from basicsr_ssl.cli import main
 
-DEMO = Path(__file__).parents[1] / 'options/demo/demo.yml'
+OPTIONS = Path(__file__).parents[1] / 'options/demo'
+DEMO = OPTIONS / 'demo_from_scratch.yml'
 STAGES = ['dense', 'sparsity', 'prune', 'finetune', 'prune_l1', 'finetune_l1']
-ROWS = ['bicubic', 'dense', 'ssl', 'l1']
+ROWS = ['bicubic', 'dense', 'ssl_cut', 'ssl', 'l1_cut', 'l1']
 SMALL = [
-    'num_gpu=0', 'datasets:train:gt_size=32', 'datasets:train:num_frame=2', 'datasets:train:batch_size_per_gpu=1',
+    'name=demo', 'num_gpu=0',
+    'datasets:train:gt_size=32', 'datasets:train:num_frame=2', 'datasets:train:batch_size_per_gpu=1',
     'datasets:test:gt_size=[64, 96]', 'datasets:test:num_frame=3', 'train:total_iter=4', 'train:warmup_iter=-1',
     *(f'stages:{stage}:train:scheduler:periods=[4]' for stage in ('dense', 'finetune', 'finetune_l1')),
     *(f'stages:dense:network_g:{size}' for size in ('num_feat=8', 'num_block=1', 'tail_feat=8')),
@@ -90,10 +93,10 @@ def test_figures(first_run: tuple[Path, str]) -> None:
         assert (row['params_with_flow'], row['macs_with_flow']) == (row['params'], row['macs'])
         assert row['ms_per_frame'] > 0 and 5 < row['psnr'] < 50 and 0 < row['ssim'] < 1
     assert (rows['bicubic']['params'], rows['bicubic']['macs']) == (0, 0)
-    for label in ('ssl', 'l1'):
+    for label in ROWS[2:]:
         assert 0 < rows[label]['macs'] <= rows['dense']['macs'] / 3
     assert [first_run[0] / rows[label]['file'] for label in ROWS[1:]] == [
-        output(first_run[0], stage) for stage in ('dense', 'finetune', 'finetune_l1')]
+        output(first_run[0], stage) for stage in ('dense', 'prune', 'finetune', 'prune_l1', 'finetune_l1')]
 
 
 def test_bicubic_figures_are_those_of_basicsr(first_run: tuple[Path, str]) -> None:
@@ -127,13 +130,13 @@ def test_table_is_printed(first_run: tuple[Path, str]) -> None:
 
 
 def test_picture(first_run: tuple[Path, str]) -> None:
-    """Two photographs; LR, four networks and GT of each, none smaller than a stamp nor larger than a screen."""
+    """Two photographs; LR, six networks and GT of each, none smaller than a stamp nor larger than a screen."""
     with Image.open(first_run[0] / 'results/demo/comparison.png') as image:
         image.load()
         pixels = np.asarray(image.convert('RGB'))
     height, width = pixels.shape[:2]
-    assert 6 * 200 < width < 6 * 400 and 2 * 200 < height < 2 * 400
-    panels = [pixels[:height // 2, i * width // 6:(i + 1) * width // 6] for i in range(6)]
+    assert 8 * 200 < width < 8 * 400 and 2 * 200 < height < 2 * 400
+    panels = [pixels[:height // 2, i * width // 8:(i + 1) * width // 8] for i in range(8)]
     assert all(panel.std() > 5 for panel in panels)  # none is blank
 
 
@@ -190,10 +193,27 @@ def test_a_missed_figure_fails_the_command(finished: Path) -> None:
     run(finished, 'report:expect=[{row: dense, metric: psnr, at_least: 60}]', code=2)
 
 
-def test_what_the_demo_promises() -> None:
+def test_the_demo_begins_with_the_network_that_comes_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    changes = [change for change in SMALL if 'stages:dense' not in change]
+    assert main(['train', '-opt', str(OPTIONS / 'demo.yml'), '--force_yml', *changes, 'train:total_iter=1',
+                 'stages:dense:train:total_iter=0', 'report:expect=[]']) == 0
+    rows, carried = read_rows(tmp_path), load_network(zoo.resolve('zoo://basicvsr_small_x4'), dtype=torch.float32)
+    dense = load_network(output(tmp_path, 'dense'))
+    assert all(torch.equal(a, b) for a, b in zip(dense.state_dict().values(), carried.state_dict().values()))
+    assert rows['dense']['params'] == 291_363 > 2 * rows['ssl']['params']
+    # what was trained on real clips is better than bicubic at once, on any clip
+    assert rows['dense']['psnr'] > rows['bicubic']['psnr'] + 0.3
+    page = (tmp_path / 'results/demo/report.html').read_text()
+    for part in ('Tests', 'Recipes', 'Crops', 'Along time', 'Frame by frame', 'Kept units'):
+        assert f'<h2>{part}</h2>' in page
+
+
+@pytest.mark.parametrize('name', ['demo', 'demo_from_scratch'])
+def test_what_the_demo_promises(name: str) -> None:
     """At full size: dense beats bicubic, finetuned compact comes close to dense, at a third of the MACs at most."""
     expected = [{key: value for key, value in entry.items() if value is not None}
-                for entry in config.load_options(DEMO)['report']['expect']]
+                for entry in config.load_options(OPTIONS / f'{name}.yml')['report']['expect']]
     assert {'row': 'dense', 'metric': 'psnr', 'over': 'bicubic', 'at_least': 0.3} in expected
     assert {'row': 'ssl', 'metric': 'psnr', 'over': 'dense', 'at_least': -0.3} in expected
     assert {'row': 'ssl', 'metric': 'macs', 'ratio_of': 'dense', 'at_most': 0.3334} in expected
