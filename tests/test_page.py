@@ -298,6 +298,7 @@ def test_what_is_drawn_is_what_was_written(tmp_path: Path, monkeypatch: pytest.M
     second.add(6, metrics={'Vid4': {'psnr': 25.5}, 'motion': {'epe': 1.5}})
     compact: Any = prune_network(tiny_net(), 0.5, score='l1')
     save_network(compact, tmp_path / 'e/b/models/net_g_latest.safetensors')
+    save_network(compact, tmp_path / 'e/c/models/net_g_latest.safetensors')
     save_network(tiny_net(), tmp_path / 'e/a/models/net_g_latest.safetensors')
     write_page([tmp_path / 'e'], tmp_path / 'page.html')
     nan = pytest.approx(math.nan, nan_ok=True)

@@ -216,12 +216,14 @@ def _frames(found: Found, drawn: Drawn) -> str:
 
 
 def _kept(found: Found, drawn: Drawn) -> str:
-    text = ''
+    charts: dict[str, tuple[list[str], dict[str, dict[str, int]]]] = {}
     for name, file in found.networks.items():
         net: Any = load_network(file)
-        if net.spec.form == 'compact':
-            text += f'<h3>{escape(name)}</h3>\n' + drawn(kept_units_chart, {'groups': kept_units(net)})
-    return text
+        if net.spec.form == 'compact':  # of those before and after finetuning one chart is enough
+            units = kept_units(net)
+            charts.setdefault(json.dumps(units), ([], units))[0].append(name)
+    return ''.join(f'<h3>{escape(", ".join(names))}</h3>\n' + drawn(kept_units_chart, {'groups': units})
+                   for names, units in charts.values())
 
 
 def _curves(found: Found, drawn: Drawn) -> str:
