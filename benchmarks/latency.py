@@ -46,6 +46,8 @@ def main() -> None:
     parser.add_argument('--threads', type=int, nargs='+', default=[None], help='of the CPU; a table for each')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--blocks', type=int, default=30, help='of each trunk, of the networks with random weights')
+    parser.add_argument('--round-to', type=int, nargs='+', default=[1, 8, 16], metavar='N',
+                        help='widths of the pruned ones, and each takes minutes to plan (default: 1 8 16)')
     parser.add_argument('--unidirectional', action='store_true', help='these networks')
     parser.add_argument('--flow', action='store_true', help="these networks with SpyNet, beside BasicSR's own class")
     parser.add_argument('--budgets', nargs='+', type=float, metavar='RATIO',
@@ -79,7 +81,7 @@ def _make(args: argparse.Namespace, threads: int | None) -> dict[str, nn.Module]
     pruned = partial(prune_network, dense, RATIO, score='l1')
     clock = {'budget': 'latency', 'lr_size': args.lr_size, 'device': args.device, 'threads': threads}
     nets = {'dense': dense, **{f'{layout}, round_to {round_to}': pruned(budget='macs', layout=layout, round_to=round_to)
-                               for layout in ('free', 'runs') for round_to in (1, 8, 16)}}
+                               for layout in ('free', 'runs') for round_to in args.round_to}}
     if not args.flow:
         nets['runs, widths by latency'] = pruned(layout='runs', **clock)
     else:

@@ -259,8 +259,46 @@ def test_training_gives_the_flows_of_all_levels_at_full_size(size: Any) -> None:
     for level in range(6):
         expected = torch.tensor([2.0, -4.0], dtype=torch.float64) if level >= 2 else torch.zeros(2, dtype=torch.float64)
         assert torch.allclose(levels[:, level], expected.view(1, 2, 1, 1).expand(2, 2, 64, 96), atol=1e-12)
+    # what a level learns is its own: coarser ones are not taught by its error
+    randomise_(net)
+    net.zero_grad()
+    net(ref, supp)[:, 3].sum().backward()
+    taught = [any(p.grad is not None and p.grad.abs().sum() > 0 for p in level.parameters())
+              for level in net.basic_module]
+    assert taught == [False, False, False, True, False, False]
     with pytest.raises(ValueError, match='multiples of 32, got 64 x 90'):
         net(ref[..., :90], supp[..., :90])
+
+
+def test_levels_that_share_their_weights(tmp_path: Path) -> None:
+    """One level, used six times; its file is one of six levels, for which another network may go on from it."""
+    torch.manual_seed(0)
+    net = StandaloneSpyNet('small', shared=True)
+    randomise_(net)
+    apart = StandaloneSpyNet('small')
+    apart.load_state_dict(net.state_dict())
+    ref, supp = frames(64, 96, torch.float32)
+    assert torch.equal(net.eval()(ref, supp), apart.eval()(ref, supp))
+    assert 6 * sum(p.numel() for p in net.parameters()) == sum(p.numel() for p in apart.parameters())
+    # gradients of all levels meet
+    net.train()(ref, supp).square().mean().backward()
+    apart.train()(ref, supp).square().mean().backward()
+    for name, shared in net.basic_module[0].named_parameters():
+        together = torch.stack([dict(level.named_parameters())[name].grad for level in apart.basic_module]).sum(0)
+        torch.testing.assert_close(shared.grad, together, rtol=1e-4, atol=1e-6)
+    save_network(net, tmp_path / 'net.safetensors')
+    again: Any = load_network(tmp_path / 'net.safetensors')
+    assert again.spec == net.spec and again.spec.args == {'size': 'small', 'shared': True}
+    assert len({id(level) for level in again.basic_module}) == 1
+    goes_on = read_input_network({'path': {'pretrain_network_g': str(tmp_path / 'net.safetensors')},
+                                  'network_g': {'type': 'StandaloneSpyNet', 'size': 'small', 'shared': False}})
+    assert goes_on.spec.args == {'size': 'small'} and len({id(level) for level in goes_on.basic_module}) == 6
+    assert torch.equal(goes_on.eval()(ref, supp), net.eval()(ref, supp))
+    vsr = PrunableBasicVSR(8, 1, 8, flow='spynet_small', spynet_path=str(tmp_path / 'net.safetensors'))
+    assert isinstance(vsr.spynet, AnySizeSpyNet) and len({id(level) for level in vsr.spynet.basic_module}) == 6
+    for bad in ({'gates': 'scale'}, {'widths': {'basic_module.0.basic_module.0': 3}}):
+        with pytest.raises(ValueError, match='levels that share their weights are not pruned'):
+            StandaloneSpyNet('small', shared=True, **bad)  # type: ignore[arg-type]
 
 
 def test_small_network_costs_a_ninth() -> None:

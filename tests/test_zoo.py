@@ -982,6 +982,7 @@ def test_listing(server, listed, patience):
     assert zoo.listing().splitlines() == [
         'basicsr_ssl: part of this package, licence: Apache-2.0',
         '  basicvsr_small_x4  here     BasicVSR of 32 channels, 5 blocks, without flow, videos and photographs, BI x4',
+        '  spynet_small       here     SpyNet, a ninth of the size, moving photographs',
         'here: https://weights.example, licence: MIT',
         '  first              here     BasicVSR, photographs, BI x4',
         '  second                      BasicVSR, photographs, BI x4',

@@ -88,16 +88,22 @@ class Entry(_Section):
         page = DRIVE_PAGE.format(self.google_drive) if self.google_drive else self.page or self.url
         return f'open {page} in a browser, and save {self.file} as {Path(folder) / self.file}'
 
+    def what(self) -> str:
+        return ', '.join(filter(None, (self.arch, self.trained_on, self.degradation)))
+
     def is_at_hand(self) -> bool:
         """Whether ``resolve`` can give the file, as far as that can be told without asking a server."""
         return bool(self.packaged) or Path(FOLDER, self.file).exists() or bool(self.addresses())
 
 
 LICENCE = 'Apache-2.0'  # of this package
-#: What comes with it, and needs neither list nor network.
+#: What comes with it, and needs neither list nor network; README.md beside this file has a card for each.
 PACKAGED = {'basicvsr_small_x4': Entry(
     source='basicsr_ssl', file='basicvsr_small_x4.safetensors', packaged=True,
-    arch='BasicVSR of 32 channels, 5 blocks, without flow', trained_on='videos and photographs', degradation='BI x4')}
+    arch='BasicVSR of 32 channels, 5 blocks, without flow', trained_on='videos and photographs', degradation='BI x4'),
+            'spynet_small': Entry(
+    source='basicsr_ssl', file='spynet_small.safetensors', packaged=True,
+    arch='SpyNet, a ninth of the size', trained_on='moving photographs')}
 
 
 class Zoo(_Section):
@@ -258,15 +264,13 @@ def listing(folder: str | os.PathLike = FOLDER) -> str:
     zoo = read_list()
     width = max(map(len, [*zoo.networks, *PACKAGED]))
     lines = [f'basicsr_ssl: part of this package, licence: {LICENCE}',
-             *(f'  {name:{width}}  here     {entry.arch}, {entry.trained_on}, {entry.degradation}'
-               for name, entry in PACKAGED.items())]
+             *(f'  {name:{width}}  here     {entry.what()}' for name, entry in PACKAGED.items())]
     for source, origin in zoo.sources.items():
         lines += [f'{source}: {origin.url}, licence: {origin.licence}']
         for name, entry in zoo.networks.items():
             if entry.source == source:
                 state = ('here' if Path(folder, entry.file).exists() else '' if entry.addresses() else 'by hand')
-                what = ', '.join(filter(None, (entry.arch, entry.trained_on, entry.degradation)))
-                lines.append(f'  {name:{width}}  {state:7}  {what}')
+                lines.append(f'  {name:{width}}  {state:7}  {entry.what()}')
     notes = [f'here: in {os.fspath(folder)}. by hand: {LIST} says on which page it is.',
              f'Download: basicsr-ssl download NAME ... | {ALL}. In option files: {PREFIX}NAME.']
     return '\n'.join([*lines, '', *notes])
