@@ -70,7 +70,10 @@ class ReconstructionModel(Stage):
     # ------------------------------------------------------------- training
 
     def init_training(self, train: Mapping[str, Any]) -> None:
-        if train['channels_last']:
+        channels_last = train['channels_last']
+        if channels_last is None:  # by rule, not measured: the same options give the same network again
+            channels_last = self.device.type == 'cpu' or train['amp'] is not None
+        if channels_last:
             self.net_g.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net_g.train()
         if train['ema_decay'] > 0:
