@@ -835,6 +835,12 @@ def test_finished_stages_stay_finished(load):
         'prune': '508c6f562cf444b7', 'finetune': '1b993e3ced37b08e'}
 
 
+def test_the_memory_order_counts_where_it_is_said(load):
+    said = {value: config.digest(load(STAGE, overrides=[f'train:channels_last={value}']))
+            for value in ('null', 'false', 'true')}
+    assert said['null'] == said['false'] == config.digest(load(STAGE)) != said['true']
+
+
 def test_what_pruning_is_told_must_go_together(load):
     with pytest.raises(config.OptionsError, match=r'pruning:structure: sparsity learning drives units to zero, not '
                                                   r'weights: leave structure out'):
