@@ -32,7 +32,8 @@ from basicsr_ssl.runtime import Processes, Run
 
 RECIPE = Path(__file__).parents[1] / 'options/train/BasicVSR/train_BasicVSR_REDS_dense_BIx4.yml'
 SETTINGS: dict[str, list[str]] = {  # of section train
-    'plain': [], 'channels_last': ['channels_last=true'], 'bf16': ['amp=bf16'],
+    'plain': ['channels_last=false'], 'channels_last': ['channels_last=true'],
+    'bf16': ['amp=bf16', 'channels_last=false'],
     'bf16, channels_last': ['amp=bf16', 'channels_last=true'],
     'compile': ['compile=true'], 'compile, bf16, channels_last': ['compile=true', 'amp=bf16', 'channels_last=true']}
 RATIO = 0.7276  # SSL's: 337.8 G to 92 G multiply-accumulates
