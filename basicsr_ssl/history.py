@@ -12,6 +12,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+from basicsr.utils import get_root_logger
+
 from basicsr_ssl.evaluation.result import to_json_line
 from basicsr_ssl.files import write_text
 
@@ -30,10 +32,17 @@ class History:
         self._path = Path(folder, NAME)
         kept = [entry for entry in read_history(folder) if entry['iter'] <= start] if start else []
         write_text(self._path, ''.join(map(to_json_line, kept)))
+        self._failed = False
 
     def add(self, iteration: int, **entry: Any) -> None:
-        with self._path.open('a', encoding='utf-8') as stream:
-            stream.write(to_json_line({'iter': iteration, **entry}))
+        """Write a line. If it cannot be written, the log says so once; training goes on, as without its log."""
+        try:
+            with self._path.open('a', encoding='utf-8') as stream:
+                stream.write(to_json_line({'iter': iteration, **entry}))
+        except OSError as error:
+            if not self._failed:
+                get_root_logger().warning(f'{self._path} cannot be written ({error}); training goes on without it')
+            self._failed = True
 
 
 def read_history(folder: str | os.PathLike) -> list[dict[str, Any]]:

@@ -415,8 +415,8 @@ def test_files_that_are_no_results(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_table_of_a_file_that_is_not_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(['table', str(tmp_path / '*/results.json')]) == 1
     assert str(tmp_path / '*/results.json') in capsys.readouterr().err
-    with pytest.raises(ValueError, match="no table format 'html'; there are markdown, csv, latex"):
-        paper_table([], 'html')
+    with pytest.raises(ValueError, match="no table format 'word'; there are markdown, csv, latex, html"):
+        paper_table([], 'word')
 
 
 # ---------------------------------------------------------------- tests that run

@@ -284,7 +284,8 @@ def test_levels_that_share_their_weights(tmp_path: Path) -> None:
     net.train()(ref, supp).square().mean().backward()
     apart.train()(ref, supp).square().mean().backward()
     for name, shared in net.basic_module[0].named_parameters():
-        together = torch.stack([dict(level.named_parameters())[name].grad for level in apart.basic_module]).sum(0)
+        grads: Any = [dict(level.named_parameters())[name].grad for level in apart.basic_module]
+        together = torch.stack(grads).sum(0)
         torch.testing.assert_close(shared.grad, together, rtol=1e-4, atol=1e-6)
     save_network(net, tmp_path / 'net.safetensors')
     again: Any = load_network(tmp_path / 'net.safetensors')

@@ -8,6 +8,7 @@ import json
 import math
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -92,6 +93,17 @@ def test_a_resumed_history_is_that_of_one_go(tmp_path: Path, clips: Path, monkey
     assert read_history(run) == whole
     train(tmp_path, options(clips, **SPARSE))  # anew: the folder was moved aside
     assert read_history(run) == whole
+
+
+def test_a_full_disk_does_not_end_a_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = History(tmp_path, 0)
+    said: list[str] = []
+    monkeypatch.setattr('basicsr_ssl.history.get_root_logger', lambda: SimpleNamespace(warning=said.append))
+    (tmp_path / NAME).unlink()
+    (tmp_path / NAME).symlink_to('/dev/full')
+    history.add(1, losses={})
+    history.add(2, losses={})
+    assert len(said) == 1 and 'history.jsonl cannot be written' in said[0] and 'goes on without it' in said[0]
 
 
 def test_other_files_of_that_name_are_refused(tmp_path: Path) -> None:

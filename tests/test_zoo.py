@@ -1120,10 +1120,11 @@ def test_resolve(server, listed, patience):
 
 def test_what_is_packaged_needs_neither_list_nor_server(server, tmp_path, monkeypatch):
     monkeypatch.setattr(zoo, '_list_file', pytest.fail)
-    [name] = zoo.PACKAGED
-    assert Path(zoo.resolve(f'zoo://{name}')).parent == Path(zoo.__file__).parent
-    assert Path(zoo.resolve(f'zoo://{name}')).stat().st_size < 1.1e6
-    assert zoo.find(name).is_at_hand() and server.requests == []
+    for name in zoo.PACKAGED:
+        assert Path(zoo.resolve(f'zoo://{name}')).parent == Path(zoo.__file__).parent
+        assert Path(zoo.resolve(f'zoo://{name}')).stat().st_size < 1.1e6
+        assert zoo.find(name).is_at_hand()
+    assert len(zoo.PACKAGED) == 2 and server.requests == []
 
 
 def test_option_files_name_entries(server, listed, tmp_path):

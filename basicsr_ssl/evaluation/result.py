@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +39,7 @@ class Figures:
     clips: Mapping[str, Mapping[str, float]]
     seconds_per_frame: float
     segment: dict[str, int] | None = None
-    frames: Mapping[str, Mapping[str, list[float]]] = field(default_factory=dict)
+    frames: Mapping[str, Mapping[str, Sequence[float | None]]] = field(default_factory=dict)
 
 
 class Result(BaseModel):
@@ -72,7 +72,7 @@ class Result(BaseModel):
     protocol: dict[str, Any]
     metrics: Mapping[str, float | None]
     clips: Mapping[str, Mapping[str, int | float | None]]
-    frames: Mapping[str, Mapping[str, list[float | None]]] = {}
+    frames: Mapping[str, Mapping[str, Sequence[float | None]]] = {}
     seconds_per_frame: float = math.nan
     device: str = 'an unknown device'
     processes: int = 1
