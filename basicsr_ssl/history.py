@@ -35,13 +35,14 @@ class History:
         self._failed = False
 
     def add(self, iteration: int, **entry: Any) -> None:
-        """Write a line. If it cannot be written, the log says so once; training goes on, as without its log."""
+        """Write a line. If it cannot be written, the log says so, and training goes on without its history."""
+        if self._failed:  # what followed half a line could not be read
+            return
         try:
             with self._path.open('a', encoding='utf-8') as stream:
                 stream.write(to_json_line({'iter': iteration, **entry}))
         except OSError as error:
-            if not self._failed:
-                get_root_logger().warning(f'{self._path} cannot be written ({error}); training goes on without it')
+            get_root_logger().warning(f'{self._path} cannot be written ({error}); training goes on without it')
             self._failed = True
 
 

@@ -312,6 +312,7 @@ def test_what_is_drawn_is_what_was_written(tmp_path: Path, monkeypatch: pytest.M
     save_network(compact, tmp_path / 'e/b/models/net_g_latest.safetensors')
     save_network(compact, tmp_path / 'e/c/models/net_g_latest.safetensors')
     save_network(tiny_net(), tmp_path / 'e/a/models/net_g_latest.safetensors')
+    History(tmp_path / 'e/a_archived_20260101_000000', 0).add(3, metrics={'Vid4': {'psnr': 1.0}})
     write_page([tmp_path / 'e'], tmp_path / 'page.html')
     nan = pytest.approx(math.nan, nan_ok=True)
     assert calls == [

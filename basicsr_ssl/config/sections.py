@@ -154,7 +154,7 @@ class Train(Section):
     clip_grad_norm: Annotated[float, Field(gt=0)] | None = Field(None, description='greatest norm of the gradient')
     compile: bool = Field(False, description='compile the network with torch.compile')
     channels_last: bool | None = Field(None, description=(
-        'keep feature maps in channels-last memory order; null: where that is faster, on a CPU, and on a GPU with amp'))
+        'keep feature maps in channels-last memory order; null: on a CPU, and on a GPU with amp'))
 
     @model_validator(mode='after')
     def _complete(self) -> Train:

@@ -27,6 +27,7 @@ from basicsr_ssl.version import __version__
 
 MOST_CLIPS = 6  # of which PSNR is drawn frame by frame
 NETWORK = 'models/net_g_latest.safetensors'
+ARCHIVED = '_archived_'  # in the names of folders of runs that were moved aside
 
 STYLE = '''
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
@@ -122,6 +123,8 @@ def write_page(folders: Sequence[str | os.PathLike], output: str | os.PathLike, 
 def find(folders: Sequence[str | os.PathLike]) -> Found:
     """What lies in the folders.
 
+    Runs that were moved aside are left out.
+
     Raises:
         OSError, ValueError: see ``write_page``.
     """
@@ -132,6 +135,8 @@ def find(folders: Sequence[str | os.PathLike]) -> Found:
         base = folder.parent if folder.is_dir() else folder
         for path in [folder] if folder.is_file() else sorted(folder.rglob('*')):
             name = os.path.relpath(path.parent, base)
+            if ARCHIVED in name:
+                continue
             if path.name == 'results.json':
                 found.results.append((str(path), read_result(path)))
             elif path.name == 'summary.json':
